@@ -1,0 +1,1 @@
+"""Train deep networks without weight transport, and measure what that does."""

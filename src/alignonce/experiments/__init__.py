@@ -1,0 +1,1 @@
+"""Reproducible runs: configuration, data, models, training and their results on disk."""
