@@ -1,1 +1,25 @@
 """Train deep networks without weight transport, and measure what that does."""
+
+from importlib.metadata import version
+
+from alignonce.audit import TransportReport, audit_weight_transport
+from alignonce.conversion import exact_gradients, feedback_weights, set_learning_rule
+from alignonce.diagnostics.alignment import alignment
+from alignonce.rules import Backpropagation, LearningRule, RandomFeedback, SoftAlignment
+from alignonce.summary import RuleSummary
+
+__version__ = version("alignonce")
+
+__all__ = [
+    "Backpropagation",
+    "LearningRule",
+    "RandomFeedback",
+    "RuleSummary",
+    "SoftAlignment",
+    "TransportReport",
+    "alignment",
+    "audit_weight_transport",
+    "exact_gradients",
+    "feedback_weights",
+    "set_learning_rule",
+]

@@ -1,0 +1,256 @@
+"""Give a model a learning rule, and take it away again."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils.parametrize import is_parametrized
+
+import alignonce.attention  # noqa: F401  (makes its kind of layer known)
+from alignonce.layers import (
+    FeedbackLayer,
+    computes_like,
+    feedback_class,
+    feedback_name,
+    forward_weight_names,
+    layer_kind,
+)
+from alignonce.rules import Backpropagation, LearningRule
+from alignonce.summary import ExactModule, FeedbackRow, RuleSummary
+
+__all__ = ["Where", "exact_gradients", "feedback_weights", "set_learning_rule", "unwrap"]
+
+Where = str | Sequence[str] | Callable[[str, nn.Module], bool] | None
+
+_RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+
+
+def set_learning_rule(
+    model: nn.Module, rule: LearningRule, *, where: Where = None, unconvertible: str = "raise"
+) -> RuleSummary:
+    """Make a model learn by a rule, in place, from its present forward weights.
+
+    Layers keep their identity, forward values, parameters (and their names), hooks, flags, dtype and
+    device; feedback weights are added as buffers, so that they move and are saved with the model while an
+    optimiser never sees them. Forward weights that are shared stay shared and have one feedback weight.
+    Nothing changes if an error is raised. A further call begins anew from the forward weights of that
+    moment; ``Backpropagation()`` gives the plain classes and a plain state_dict back.
+
+    Converted are ``nn.Linear``, ``nn.Bilinear``, all convolutions, ``nn.MultiheadAttention`` (with its
+    output projection) and subclasses of these that keep the forward of their base. Norm layers, embeddings
+    and modules of other kinds keep their exact gradients: the summary lists them.
+
+    Args:
+        model: any module, a layer itself included.
+        rule: the learning rule.
+        where: the layers to change, all others staying as they are: names or globs of modules (a name
+            stands for all that is in the module too), or a function of a module's name and the module.
+        unconvertible: what to do with layers that should be converted and cannot be: ``"raise"``, or
+            ``"exact"`` to leave them with exact gradients.
+
+    Returns:
+        A summary that prints as a table: each forward weight with its rule, format, cosine and extra
+        bytes, and each module that was left exact, with the reason.
+
+    Raises:
+        TypeError: if ``model`` is no module or ``rule`` no learning rule.
+        ValueError: if there is nothing to convert, if layers cannot be converted (all are named), if a
+            pattern in ``where`` fits nothing, or if a forward weight fits no feedback weight (all zero,
+            NaN, out of the rule's reach).
+    """
+    _check_arguments(model, rule, unconvertible)
+    model = unwrap(model)
+    selected = _selection(model, where)
+    exact = list(_left_exact(model, selected))
+    refused = [item for item in exact if item.refused]
+    if refused and unconvertible == "raise" and not isinstance(rule, Backpropagation):
+        raise ValueError(
+            "these layers cannot be converted:\n"
+            + "\n".join(
+                f"  {item.name or '(the model itself)'} ({item.kind}): {item.reason}" for item in refused
+            )
+            + "\nexclude them with where=, or leave them exact with unconvertible='exact'"
+        )
+    layers = {
+        name: module
+        for name, module in model.named_modules()
+        if name in selected and layer_kind(type(module)) and _refusal(module) is None
+    }
+    if isinstance(rule, Backpropagation):
+        for layer in layers.values():
+            if isinstance(layer, FeedbackLayer):
+                layer.end_feedback()
+        return RuleSummary(rule, (), tuple(exact))
+    if not layers:
+        raise ValueError(
+            "the model has nothing to convert: no Linear, Bilinear, convolution or MultiheadAttention"
+            + ("" if where is None else " among the modules that where= selects")
+        )
+
+    feedback: dict[int, Tensor] = {}
+    names, depths = _weight_names(model)
+    rows: list[FeedbackRow] = []
+    for name, layer in layers.items():
+        for weight_name in forward_weight_names(layer):
+            weight = getattr(layer, weight_name)
+            shared = id(weight) in feedback
+            if not shared:
+                feedback[id(weight)] = rule.feedback_for(weight, names[id(weight)], depths[id(weight)])
+            plain_class = layer.plain_class if isinstance(layer, FeedbackLayer) else type(layer)
+            rows.append(
+                FeedbackRow.of(
+                    _join(name, weight_name), plain_class, rule, weight, feedback[id(weight)], shared
+                )
+            )
+    for layer in layers.values():
+        if not isinstance(layer, FeedbackLayer):
+            layer.__class__ = feedback_class(type(layer))
+        layer.start_feedback(
+            rule, {n: feedback[id(layer._parameters[n])] for n in forward_weight_names(layer)}
+        )
+    return RuleSummary(rule, tuple(rows), tuple(exact))
+
+
+@contextmanager
+def exact_gradients(model: nn.Module) -> Iterator[None]:
+    """Within the context, a model's backward pass is backpropagation's: for measuring and honest attacks.
+
+    It is the forward pass that decides: what is computed within the context gets exact gradients, also if
+    ``backward`` is called after it. Contexts can be nested.
+
+    Args:
+        model: a model with or without a learning rule.
+    """
+    layers = [m for m in unwrap(model).modules() if isinstance(m, FeedbackLayer)]
+    before = [layer.exact for layer in layers]
+    for layer in layers:
+        layer.exact = True
+    try:
+        yield
+    finally:
+        for layer, exact in zip(layers, before, strict=True):
+            layer.exact = exact
+
+
+def feedback_weights(model: nn.Module) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Iterate over (name, forward weight W, feedback weight B), a shared W once, in the model's order."""
+    seen: set[int] = set()
+    for name, layer in unwrap(model).named_modules():
+        if isinstance(layer, FeedbackLayer):
+            for weight_name in forward_weight_names(layer):
+                weight = getattr(layer, weight_name)
+                if id(weight) not in seen:
+                    seen.add(id(weight))
+                    yield _join(name, weight_name), weight, getattr(layer, feedback_name(weight_name))
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside what ``torch.compile`` and DistributedDataParallel put around it."""
+    while True:
+        if isinstance(model, torch._dynamo.OptimizedModule):
+            model = model._orig_mod
+        elif isinstance(model, DistributedDataParallel):
+            model = model.module
+        else:
+            return model
+
+
+def _check_arguments(model: object, rule: object, unconvertible: str) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if not isinstance(rule, LearningRule):
+        hint = " (an instance, with parentheses)" if isinstance(rule, type) else ""
+        raise TypeError(f"rule must be a LearningRule{hint}, got {rule!r}")
+    if unconvertible not in ("raise", "exact"):
+        raise ValueError(f"unconvertible must be 'raise' or 'exact', got {unconvertible!r}")
+
+
+def _selection(model: nn.Module, where: Where) -> set[str]:
+    """Names of the modules that ``where`` selects; an output projection goes with its attention."""
+    modules = dict(model.named_modules())
+    if where is None:
+        return set(modules)
+    if callable(where):
+        selected = {name for name, module in modules.items() if where(name, module)}
+    else:
+        selected = set()
+        for pattern in [where] if isinstance(where, str) else where:
+            fits = {n for n in modules if fnmatchcase(n, pattern) or n.startswith(f"{pattern}.")}
+            if not fits:
+                raise ValueError(f"where: {pattern!r} fits no module; there are {', '.join(modules)}")
+            selected |= fits
+    for name, module in modules.items():
+        if isinstance(module, nn.MultiheadAttention):
+            follow = selected.add if name in selected and _refusal(module) is None else selected.discard
+            follow(f"{name}.out_proj" if name else "out_proj")
+    return selected
+
+
+def _left_exact(model: nn.Module, selected: set[str]) -> Iterator[ExactModule]:
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        refusal = _refusal(module)
+        if name not in selected:
+            if layer_kind(type(module)) and not isinstance(module, FeedbackLayer):
+                yield ExactModule(name, kind, "not selected")
+        elif refusal is not None:
+            yield ExactModule(name, kind, refusal, refused=True)
+        elif isinstance(module, _NORMS) and list(module.parameters(recurse=False)):
+            yield ExactModule(name, kind, "norm layer: its error goes back through its own scale")
+        elif isinstance(module, _EMBEDDINGS):
+            yield ExactModule(name, kind, "embedding: no error goes back through it")
+        elif layer_kind(type(module)) is None and list(module.parameters(recurse=False)):
+            yield ExactModule(name, kind, "own parameters of unknown use: audit_weight_transport tells")
+
+
+def _refusal(module: nn.Module) -> str | None:
+    """Why a layer that has forward weights cannot be converted; None if it can or is no such layer."""
+    if isinstance(module, _RECURRENT):
+        return "recurrent layers are not supported"
+    kind = layer_kind(type(module))
+    if kind is None:
+        return None
+    if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():
+        return "not initialised yet: run one forward pass first"
+    if is_parametrized(module):
+        return "parametrised: call torch.nn.utils.parametrize.remove_parametrizations on it first"
+    if any(name in vars(module) or f"{name}_g" in module._parameters for name in kind.weight_names):
+        return "its weight is recomputed by a hook (weight_norm, spectral_norm, pruning): remove that first"
+    if not isinstance(module, FeedbackLayer) and not computes_like(type(module), kind):
+        return f"a subclass of {kind.plain_class.__name__} with a forward of its own"
+    names = list(forward_weight_names(module))
+    if not names:
+        return "its weight is not one of its parameters"
+    for name in names:
+        weight = getattr(module, name)
+        if not weight.is_floating_point():
+            return f"weights of dtype {weight.dtype} are not supported"
+        if weight.is_meta:
+            return "on the meta device, without values: materialise it first"
+        if not isinstance(module, FeedbackLayer) and hasattr(module, feedback_name(name)):
+            return f"it has an attribute {feedback_name(name)!r} of its own"
+    return None
+
+
+def _weight_names(model: nn.Module) -> tuple[dict[int, str], dict[int, int]]:
+    """By identity of a forward weight: its first name in the model, and how many come before it.
+
+    Counted over the whole model, so that a weight's seed and depth do not depend on ``where``.
+    """
+    names: dict[int, str] = {}
+    for name, module in model.named_modules():
+        for weight_name in forward_weight_names(module):
+            names.setdefault(id(module._parameters[weight_name]), _join(name, weight_name))
+    return names, {key: depth for depth, key in enumerate(names)}
+
+
+def _join(module_name: str, weight_name: str) -> str:
+    """A forward weight goes by the name of its layer, unless the layer has several."""
+    if weight_name == "weight":
+        return module_name or "weight"
+    return f"{module_name}.{weight_name}".removeprefix(".")

@@ -1,0 +1,1 @@
+"""What learning does: measurements on a model and batches."""

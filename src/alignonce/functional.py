@@ -1,0 +1,311 @@
+"""Layer operations whose backward pass reads a feedback weight B in place of the forward weight W.
+
+Every operation computes the same value as its PyTorch namesake. In the backward pass the gradients of W
+and of the bias are backpropagation's own, since they depend on the input and the output error only; the
+gradient of the input is backpropagation's with B where W would stand (Lillicrap et al. 2016,
+doi:10.1038/ncomms13276; one-time soft alignment: arXiv 2505.20892, section 2). W is never saved for the
+backward pass, so no weight transport is possible.
+
+B has the shape, dtype and device of W and never receives a gradient.
+"""
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["bilinear", "conv", "conv_transpose", "linear"]
+
+Size = int | Sequence[int]
+
+
+def linear(input: Tensor, weight: Tensor, feedback: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Apply a linear map forwards with W and carry the error back with B.
+
+    Args:
+        input: (*, in_features), with any number of leading dimensions, none included.
+        weight: the forward weight W, (out_features, in_features).
+        feedback: the feedback weight B, of W's shape.
+        bias: (out_features,) or None.
+
+    Returns:
+        (*, out_features).
+
+    Raises:
+        ValueError: if ``feedback`` has not the shape of ``weight``.
+    """
+    _check_feedback(weight, feedback)
+    input, weight, feedback, bias = _autocast(input, weight, feedback, bias)
+    return _apply(_Linear, input, weight, bias, feedback)
+
+
+def bilinear(
+    input1: Tensor, input2: Tensor, weight: Tensor, feedback: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """Apply a bilinear map forwards with W and carry the error back to both inputs with B.
+
+    Args:
+        input1: (*, in1_features).
+        input2: (*, in2_features), with the leading dimensions of ``input1``.
+        weight: the forward weight W, (out_features, in1_features, in2_features).
+        feedback: the feedback weight B, of W's shape.
+        bias: (out_features,) or None.
+
+    Returns:
+        (*, out_features).
+
+    Raises:
+        ValueError: if ``feedback`` has not the shape of ``weight``.
+    """
+    _check_feedback(weight, feedback)
+    input1, input2, weight, feedback, bias = _autocast(input1, input2, weight, feedback, bias)
+    return _apply(_Bilinear, input1, input2, weight, bias, feedback)
+
+
+def conv(
+    input: Tensor,
+    weight: Tensor,
+    feedback: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+) -> Tensor:
+    """Convolve in 1, 2 or 3 spatial dimensions with W and carry the error back with B.
+
+    Args:
+        input: (N, in_channels, *spatial), or without N.
+        weight: the forward weight W, (out_channels, in_channels / groups, *kernel); the length of
+            ``kernel`` says how many spatial dimensions there are.
+        feedback: the feedback weight B, of W's shape.
+        bias: (out_channels,) or None.
+        stride: one number for all spatial dimensions, or one each; likewise ``dilation``.
+        padding: the same, or ``"valid"`` (none) or ``"same"`` (output size = input size; stride 1 only).
+        dilation: the spacing between kernel elements.
+        groups: number of groups that the channels are split into.
+        padding_mode: ``"zeros"``, ``"reflect"``, ``"replicate"`` or ``"circular"``.
+
+    Returns:
+        (N, out_channels, *spatial'), or without N.
+
+    Raises:
+        ValueError: if ``feedback`` has not the shape of ``weight``, or ``padding`` is not one of the above.
+    """
+    _check_feedback(weight, feedback)
+    dims = weight.dim() - 2
+    stride, dilation = _per_dim(stride, dims), _per_dim(dilation, dims)
+    before, after = _padding(padding, weight.shape[2:], stride, dilation)
+    if padding_mode != "zeros" or before != after:
+        # F.pad wants the last dimension first; the convolution itself can only pad with zeros, evenly.
+        widths = list(chain.from_iterable(zip(reversed(before), reversed(after), strict=True)))
+        input = F.pad(input, widths, mode="constant" if padding_mode == "zeros" else padding_mode)
+        before = [0] * dims
+    return _convolve(input, weight, feedback, bias, stride, before, dilation, False, [0] * dims, groups)
+
+
+def conv_transpose(
+    input: Tensor,
+    weight: Tensor,
+    feedback: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size = 0,
+    output_padding: Size = 0,
+    groups: int = 1,
+    dilation: Size = 1,
+) -> Tensor:
+    """Apply a transposed convolution in 1, 2 or 3 spatial dimensions with W; carry the error back with B.
+
+    Args:
+        input: (N, in_channels, *spatial), or without N.
+        weight: the forward weight W, (in_channels, out_channels / groups, *kernel).
+        feedback: the feedback weight B, of W's shape.
+        bias: (out_channels,) or None.
+        stride: one number for all spatial dimensions, or one each; likewise the other sizes.
+        padding: zero padding that is removed from the output.
+        output_padding: extra size on one side of the output.
+        groups: number of groups that the channels are split into.
+        dilation: the spacing between kernel elements.
+
+    Returns:
+        (N, out_channels, *spatial'), or without N.
+
+    Raises:
+        ValueError: if ``feedback`` has not the shape of ``weight``.
+    """
+    _check_feedback(weight, feedback)
+    dims = weight.dim() - 2
+    stride, padding, dilation = (_per_dim(size, dims) for size in (stride, padding, dilation))
+    output_padding = _per_dim(output_padding, dims)
+    return _convolve(input, weight, feedback, bias, stride, padding, dilation, True, output_padding, groups)
+
+
+class _Linear(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(input: Tensor, weight: Tensor, bias: Tensor | None, feedback: Tensor) -> Tensor:
+        return F.linear(input, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        input, weight, _, feedback = inputs
+        ctx.save_for_backward(
+            input if weight.requires_grad else None, feedback if input.requires_grad else None
+        )
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        input, feedback = ctx.saved_tensors
+        needs_input, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        rows = _rows(grad)
+        return (
+            grad.matmul(feedback.conj()) if needs_input else None,
+            rows.t().mm(_rows(input).conj()) if needs_weight else None,
+            rows.sum(0) if needs_bias else None,
+            None,
+        )
+
+
+class _Bilinear(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None, feedback: Tensor
+    ) -> Tensor:
+        return F.bilinear(input1, input2, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        input1, input2, _, _, feedback = inputs
+        ctx.save_for_backward(input1, input2, feedback)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        input1, input2, feedback = ctx.saved_tensors
+        needs1, needs2, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        return (
+            torch.einsum("...o,oij,...j->...i", grad, feedback, input2) if needs1 else None,
+            torch.einsum("...o,oij,...i->...j", grad, feedback, input1) if needs2 else None,
+            torch.einsum("no,ni,nj->oij", _rows(grad), _rows(input1), _rows(input2))
+            if needs_weight
+            else None,
+            _rows(grad).sum(0) if needs_bias else None,
+            None,
+        )
+
+
+class _Convolution(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        input: Tensor, weight: Tensor, bias: Tensor | None, feedback: Tensor, *geometry: Any
+    ) -> Tensor:
+        return torch.convolution(input, weight, bias, *geometry)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        input, _, bias, feedback, *geometry = inputs
+        ctx.geometry = geometry
+        ctx.bias_sizes = None if bias is None else list(bias.shape)
+        ctx.save_for_backward(input, feedback)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        input, feedback = ctx.saved_tensors
+        # The weight's gradient does not depend on the weight, so that one fused call, given B, returns
+        # all three gradients of which only the input's reads B.
+        grads = torch.ops.aten.convolution_backward(
+            grad, input, feedback, ctx.bias_sizes, *ctx.geometry, list(ctx.needs_input_grad[:3])
+        )
+        return (*grads, *[None] * (1 + len(ctx.geometry)))
+
+
+def _convolve(
+    input: Tensor,
+    weight: Tensor,
+    feedback: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    transposed: bool,
+    output_padding: list[int],
+    groups: int,
+) -> Tensor:
+    batched = input.dim() == weight.dim()
+    if not batched:
+        input = input.unsqueeze(0)
+    input, weight, feedback, bias = _autocast(input, weight, feedback, bias)
+    output = _apply(
+        _Convolution, input, weight, bias, feedback,
+        stride, padding, dilation, transposed, output_padding, groups,
+    )  # fmt: skip
+    return output if batched else output.squeeze(0)
+
+
+def _apply(function: type[torch.autograd.Function], *args: Any) -> Tensor:
+    """``function.apply(*args)`` without its 30 µs of argument binding where nothing needs them.
+
+    ``Function.apply`` binds the arguments by ``inspect.signature`` on each call, to fill in default values
+    (there are none here) and to serve functorch and the compiler. For small layers that costs more than
+    the layer, so that a plain eager call goes to the next class up, which does the work.
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return function.apply(*args)
+    return super(torch.autograd.Function, function).apply(*args)  # type: ignore[misc]
+
+
+def _autocast(*tensors: Tensor | None) -> tuple[Any, ...]:
+    """Cast as autocast would cast for a matrix product, but where autograd sees it.
+
+    Inside ``Function.forward`` autocast would cast for the forward pass only and leave the backward pass
+    with an error and a saved input of two dtypes.
+    """
+    device = tensors[0].device.type  # type: ignore[union-attr]
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(
+        t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != torch.float64 else t
+        for t in tensors
+    )
+
+
+def _check_feedback(weight: Tensor, feedback: Tensor) -> None:
+    if feedback.shape != weight.shape:
+        raise ValueError(
+            f"feedback must have the shape of weight, {tuple(weight.shape)}, got {tuple(feedback.shape)}"
+        )
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.flatten(0, -2) if x.dim() > 1 else x.unsqueeze(0)
+
+
+def _per_dim(size: Size, dims: int) -> list[int]:
+    return [size] * dims if isinstance(size, int) else list(size)
+
+
+def _padding(
+    padding: Size | str, kernel: Sequence[int], stride: list[int], dilation: list[int]
+) -> tuple[list[int], list[int]]:
+    """Zeros before and after each spatial dimension; 'same' puts an odd one after, as PyTorch does."""
+    if not isinstance(padding, str):
+        even = _per_dim(padding, len(kernel))
+        return even, even
+    if padding == "valid":
+        return [0] * len(kernel), [0] * len(kernel)
+    if padding != "same":
+        raise ValueError(f"padding must be a number, one per dimension, 'same' or 'valid', got {padding!r}")
+    if any(s != 1 for s in stride):
+        raise ValueError(f"padding='same' needs stride 1, got stride {tuple(stride)}")
+    total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    return [t // 2 for t in total], [t - t // 2 for t in total]

@@ -1,0 +1,253 @@
+"""Layers that carry the error back through a feedback weight.
+
+Each is a subclass of the PyTorch layer that it stands for, with the same parameters and forward values. A
+plain layer becomes one of these, and back, by a change of its class in place: hooks, flags, parameters and
+every reference to the layer stay as they are.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from alignonce import functional
+
+if TYPE_CHECKING:
+    from alignonce.rules import LearningRule
+
+__all__ = [
+    "FeedbackBilinear",
+    "FeedbackConv1d",
+    "FeedbackConv2d",
+    "FeedbackConv3d",
+    "FeedbackConvTranspose1d",
+    "FeedbackConvTranspose2d",
+    "FeedbackConvTranspose3d",
+    "FeedbackLayer",
+    "FeedbackLinear",
+]
+
+
+class FeedbackLayer(nn.Module):
+    """A layer with a feedback weight (a buffer) for each of its forward weights.
+
+    The forward weight ``weight`` has the feedback weight ``feedback``; in general the word "weight" in a
+    parameter's name becomes "feedback". Made by :func:`alignonce.set_learning_rule`, not by hand.
+    """
+
+    plain_class: ClassVar[type[nn.Module]]
+    """The PyTorch layer that this class stands for."""
+    weight_names: ClassVar[tuple[str, ...]] = ("weight",)
+    """Parameters that may be forward weights; those that are None in a layer do not count."""
+    overridable: ClassVar[tuple[str, ...]] = ("forward",)
+    """Methods that decide the forward value: a subclass with its own ones is another layer."""
+
+    learning_rule: "LearningRule"
+    exact: bool
+    """While True, the backward pass is backpropagation's."""
+
+    def start_feedback(self, rule: "LearningRule", feedback: Mapping[str, Tensor]) -> None:
+        """Hold new feedback weights, by the names of their forward weights."""
+        self.learning_rule = rule
+        self.exact = False
+        for name, tensor in feedback.items():
+            self.register_buffer(feedback_name(name), tensor)
+
+    def end_feedback(self) -> None:
+        """Become the plain layer again."""
+        for name in forward_weight_names(self):
+            delattr(self, feedback_name(name))
+        del self.learning_rule, self.exact
+        self.__class__ = type(self).plain_class  # type: ignore[assignment]
+
+    def extra_repr(self) -> str:
+        """The plain layer's settings and the rule."""
+        return f"{super().extra_repr()}, rule={self.learning_rule}".removeprefix(", ")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FeedbackLayer":
+        # nn.Module replaces a buffer on each move, so that layers which share one feedback weight would
+        # each get their own. Parameters are moved in place to stay shared; do the same.
+        names = [feedback_name(name) for name in forward_weight_names(self)]
+        before = {name: self._buffers[name] for name in names}
+        super()._apply(fn, recurse)
+        for name, old in before.items():
+            new = self._buffers[name]
+            if old is not None and new is not None and torch._has_compatible_shallow_copy_type(old, new):
+                old.data = new
+                self._buffers[name] = old
+        return self
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, local_metadata: Any, strict: bool,
+        missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
+    ) -> None:  # fmt: skip
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        for name in forward_weight_names(self):
+            key = prefix + feedback_name(name)
+            if key in missing_keys and prefix + name in state_dict:
+                missing_keys.remove(key)
+                warnings.warn(
+                    "the state_dict holds forward weights without feedback weights: the model's feedback "
+                    "weights keep their values and are aligned with the weights from before. To align "
+                    "them with the loaded ones, call set_learning_rule again.",
+                    stacklevel=2,
+                )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Classes made for users' subclasses have no importable name: pickle and copy by the plain class.
+        return _empty_layer, (type(self).plain_class,), self.__dict__
+
+
+class FeedbackLinear(FeedbackLayer, nn.Linear):
+    """``nn.Linear`` with a feedback weight."""
+
+    plain_class = nn.Linear
+    feedback: Tensor
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (*, in_features) to (*, out_features)."""
+        if self.exact:
+            return super().forward(input)
+        return functional.linear(input, self.weight, self.feedback, self.bias)
+
+
+class FeedbackBilinear(FeedbackLayer, nn.Bilinear):
+    """``nn.Bilinear`` with a feedback weight."""
+
+    plain_class = nn.Bilinear
+    feedback: Tensor
+
+    def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
+        """Map (*, in1_features) and (*, in2_features) to (*, out_features)."""
+        if self.exact:
+            return super().forward(input1, input2)
+        return functional.bilinear(input1, input2, self.weight, self.feedback, self.bias)
+
+
+class _FeedbackConv(FeedbackLayer, nn.modules.conv._ConvNd):
+    overridable = ("forward", "_conv_forward")
+    feedback: Tensor
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.exact:
+            return super().forward(input)
+        return functional.conv(
+            input, self.weight, self.feedback, self.bias,
+            self.stride, self.padding, self.dilation, self.groups, self.padding_mode,
+        )  # fmt: skip
+
+
+class FeedbackConv1d(_FeedbackConv, nn.Conv1d):
+    """``nn.Conv1d`` with a feedback weight."""
+
+    plain_class = nn.Conv1d
+
+
+class FeedbackConv2d(_FeedbackConv, nn.Conv2d):
+    """``nn.Conv2d`` with a feedback weight."""
+
+    plain_class = nn.Conv2d
+
+
+class FeedbackConv3d(_FeedbackConv, nn.Conv3d):
+    """``nn.Conv3d`` with a feedback weight."""
+
+    plain_class = nn.Conv3d
+
+
+class _FeedbackConvTranspose(FeedbackLayer, nn.modules.conv._ConvTransposeNd):
+    overridable = ("forward", "_output_padding")
+    feedback: Tensor
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        if self.exact:
+            return super().forward(input, output_size)
+        dims, padding = len(self.kernel_size), cast(tuple[int, ...], self.padding)  # numbers only, here
+        output_padding = self._output_padding(
+            input, output_size, list(self.stride), list(padding), list(self.kernel_size),
+            dims, list(self.dilation),
+        )  # fmt: skip
+        return functional.conv_transpose(
+            input, self.weight, self.feedback, self.bias,
+            self.stride, padding, output_padding, self.groups, self.dilation,
+        )  # fmt: skip
+
+
+class FeedbackConvTranspose1d(_FeedbackConvTranspose, nn.ConvTranspose1d):
+    """``nn.ConvTranspose1d`` with a feedback weight."""
+
+    plain_class = nn.ConvTranspose1d
+
+
+class FeedbackConvTranspose2d(_FeedbackConvTranspose, nn.ConvTranspose2d):
+    """``nn.ConvTranspose2d`` with a feedback weight."""
+
+    plain_class = nn.ConvTranspose2d
+
+
+class FeedbackConvTranspose3d(_FeedbackConvTranspose, nn.ConvTranspose3d):
+    """``nn.ConvTranspose3d`` with a feedback weight."""
+
+    plain_class = nn.ConvTranspose3d
+
+
+def feedback_name(weight_name: str) -> str:
+    """Name of the feedback weight of a forward weight: ``in_proj_weight`` has ``in_proj_feedback``."""
+    return weight_name.replace("weight", "feedback")
+
+
+def forward_weight_names(layer: nn.Module) -> Iterator[str]:
+    """Names of the forward weights that a layer (plain or with feedback) of a known kind has."""
+    kind = layer_kind(type(layer))
+    if kind is not None:
+        yield from (name for name in kind.weight_names if layer._parameters.get(name) is not None)
+
+
+def layer_kind(cls: type[nn.Module]) -> type[FeedbackLayer] | None:
+    """The feedback layer that can stand for a class and its subclasses, whatever their forward."""
+    return next((_KINDS[base] for base in cls.__mro__ if base in _KINDS), None)
+
+
+def computes_like(cls: type[nn.Module], kind: type[FeedbackLayer]) -> bool:
+    """Whether a subclass computes its forward value as the plain class of ``kind`` does."""
+    return all(getattr(cls, m) is getattr(kind.plain_class, m) for m in kind.overridable)
+
+
+def feedback_class(cls: type[nn.Module]) -> type[FeedbackLayer]:
+    """The feedback layer for exactly this class; made at the first call for a user's own subclass."""
+    kind = layer_kind(cls)
+    if kind is None:
+        raise ValueError(f"{cls.__name__} is not a layer that can carry a feedback weight")
+    if kind.plain_class is not cls:
+        members = {"plain_class": cls, "__module__": cls.__module__}
+        kind = register_kind(type(f"Feedback{cls.__name__}", (kind, cls), members))
+    return kind
+
+
+def register_kind(kind: type[FeedbackLayer]) -> type[FeedbackLayer]:
+    """Make a kind of feedback layer known to the conversion; usable as a decorator."""
+    _KINDS[kind.plain_class] = kind
+    return kind
+
+
+def _empty_layer(plain_class: type[nn.Module]) -> FeedbackLayer:
+    cls = feedback_class(plain_class)
+    return cls.__new__(cls)
+
+
+_KINDS: dict[type, type[FeedbackLayer]] = {}
+for _kind in (
+    FeedbackLinear,
+    FeedbackBilinear,
+    FeedbackConv1d,
+    FeedbackConv2d,
+    FeedbackConv3d,
+    FeedbackConvTranspose1d,
+    FeedbackConvTranspose2d,
+    FeedbackConvTranspose3d,
+):
+    register_kind(_kind)
