@@ -5,6 +5,8 @@ from importlib.metadata import version
 from alignonce.audit import TransportReport, audit_weight_transport
 from alignonce.conversion import exact_gradients, feedback_weights, set_learning_rule
 from alignonce.diagnostics.alignment import alignment
+from alignonce.evolution import evolve
+from alignonce.evolving_rules import KolenPollack, PeriodicAlignment, SignSymmetry, WeightMirror
 from alignonce.rules import Backpropagation, LearningRule, RandomFeedback, SoftAlignment
 from alignonce.summary import RuleSummary
 
@@ -12,13 +14,18 @@ __version__ = version("alignonce")
 
 __all__ = [
     "Backpropagation",
+    "KolenPollack",
     "LearningRule",
+    "PeriodicAlignment",
     "RandomFeedback",
     "RuleSummary",
+    "SignSymmetry",
     "SoftAlignment",
     "TransportReport",
+    "WeightMirror",
     "alignment",
     "audit_weight_transport",
+    "evolve",
     "exact_gradients",
     "feedback_weights",
     "set_learning_rule",

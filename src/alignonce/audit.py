@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from alignonce.conversion import unwrap
+from alignonce.layers import FeedbackLayer
 from alignonce.summary import table
 
 __all__ = ["AuditRow", "TransportReport", "audit_weight_transport"]
@@ -52,6 +53,8 @@ class TransportReport:
 
     rows: tuple[AuditRow, ...]
     """One for each parameter, in the model's order."""
+    copied_by_rules: tuple[str, ...] = ()
+    """What learning rules copy from forward weights between backward passes, as they state themselves."""
 
     @property
     def culprits(self) -> tuple[AuditRow, ...]:
@@ -60,16 +63,15 @@ class TransportReport:
 
     @property
     def free_of_transport(self) -> bool:
-        """Whether no gradient depends on the value of another layer's forward weight."""
-        return not self.culprits
+        """Whether no gradient depends on another layer's forward weight, and no rule copies one."""
+        return not self.culprits and not self.copied_by_rules
 
     def __str__(self) -> str:
         rows = [(r.module or "(the model itself)", r.kind, r.parameter, r.verdict) for r in self.rows]
-        end = (
-            "free of weight transport"
-            if self.free_of_transport
-            else f"weight transport through {len(self.culprits)} of {len(self.rows)} parameters"
-        )
+        ends = [f"weight transport by the learning rule: {copied}" for copied in self.copied_by_rules]
+        if self.culprits:
+            ends.append(f"weight transport through {len(self.culprits)} of {len(self.rows)} parameters")
+        end = "\n".join(ends) or "free of weight transport"
         return f"{table(('module', 'kind', 'parameter', 'backward pass'), rows)}\n\n{end}"
 
 
@@ -125,7 +127,12 @@ def audit_weight_transport(
                 kind = type(module).__name__
                 others = tuple(sorted(changed - {full}))
                 rows.append(AuditRow(module_name, kind, name, others, full in changed))
-    return TransportReport(tuple(rows))
+    return TransportReport(tuple(rows), _copied_by_rules(model))
+
+
+def _copied_by_rules(model: nn.Module) -> tuple[str, ...]:
+    rules = [m.learning_rule for m in model.modules() if isinstance(m, FeedbackLayer)]
+    return tuple(dict.fromkeys(f"{rule} copies {rule.transports}" for rule in rules if rule.transports))
 
 
 class _WeightCopies(TorchDispatchMode):

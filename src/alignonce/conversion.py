@@ -21,7 +21,7 @@ from alignonce.layers import (
 from alignonce.rules import Backpropagation, LearningRule
 from alignonce.summary import ExactModule, FeedbackRow, RuleSummary
 
-__all__ = ["Where", "exact_gradients", "feedback_weights", "set_learning_rule", "unwrap"]
+__all__ = ["Where", "exact_gradients", "feedback_weights", "set_learning_rule", "unwrap", "weight_names"]
 
 Where = str | Sequence[str] | Callable[[str, nn.Module], bool] | None
 
@@ -93,7 +93,8 @@ def set_learning_rule(
         )
 
     feedback: dict[int, Tensor] = {}
-    names, depths = _weight_names(model)
+    names = weight_names(model)
+    depths = {key: depth for depth, key in enumerate(names)}
     rows: list[FeedbackRow] = []
     for name, layer in layers.items():
         for weight_name in forward_weight_names(layer):
@@ -237,8 +238,8 @@ def _refusal(module: nn.Module) -> str | None:
     return None
 
 
-def _weight_names(model: nn.Module) -> tuple[dict[int, str], dict[int, int]]:
-    """By identity of a forward weight: its first name in the model, and how many come before it.
+def weight_names(model: nn.Module) -> dict[int, str]:
+    """By identity of each forward weight of known layers, in the model's order: its first name.
 
     Counted over the whole model, so that a weight's seed and depth do not depend on ``where``.
     """
@@ -246,7 +247,7 @@ def _weight_names(model: nn.Module) -> tuple[dict[int, str], dict[int, int]]:
     for name, module in model.named_modules():
         for weight_name in forward_weight_names(module):
             names.setdefault(id(module._parameters[weight_name]), _join(name, weight_name))
-    return names, {key: depth for depth, key in enumerate(names)}
+    return names
 
 
 def _join(module_name: str, weight_name: str) -> str:

@@ -3,8 +3,8 @@
 Every operation computes the same value as its PyTorch namesake. In the backward pass the gradients of W
 and of the bias are backpropagation's own, since they depend on the input and the output error only; the
 gradient of the input is backpropagation's with B where W would stand (Lillicrap et al. 2016,
-doi:10.1038/ncomms13276; one-time soft alignment: arXiv 2505.20892, section 2). W is never saved for the
-backward pass, so no weight transport is possible.
+doi:10.1038/ncomms13276; one-time soft alignment: Cheon et al. 2025, arXiv 2505.20892). W is never saved
+for the backward pass, so no weight transport is possible.
 
 B has the shape, dtype and device of W and never receives a gradient.
 """

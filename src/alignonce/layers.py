@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from alignonce import functional
+from alignonce.evolution_guard import unwatch, watch
 
 if TYPE_CHECKING:
     from alignonce.rules import LearningRule
@@ -54,13 +55,28 @@ class FeedbackLayer(nn.Module):
         self.exact = False
         for name, tensor in feedback.items():
             self.register_buffer(feedback_name(name), tensor)
+        self._begin_evolution()
 
     def end_feedback(self) -> None:
         """Become the plain layer again."""
         for name in forward_weight_names(self):
             delattr(self, feedback_name(name))
+            self._buffers.pop(previous_name(name), None)
+            unwatch(getattr(self, name))
         del self.learning_rule, self.exact
         self.__class__ = type(self).plain_class  # type: ignore[assignment]
+
+    def _begin_evolution(self) -> None:
+        """Keep what a rule needs whose feedback weights change, and expect ``evolve``."""
+        for name in forward_weight_names(self):
+            weight = getattr(self, name)
+            self._buffers.pop(previous_name(name), None)
+            unwatch(weight)
+            if self.learning_rule.evolves:
+                watch(weight)
+                if self.learning_rule.remembers_weight:
+                    # Not saved: it is the weight itself whenever a step is complete.
+                    self.register_buffer(previous_name(name), weight.detach().clone(), persistent=False)
 
     def extra_repr(self) -> str:
         """The plain layer's settings and the rule."""
@@ -86,6 +102,7 @@ class FeedbackLayer(nn.Module):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
+        self._begin_evolution()
         for name in forward_weight_names(self):
             key = prefix + feedback_name(name)
             if key in missing_keys and prefix + name in state_dict:
@@ -96,6 +113,10 @@ class FeedbackLayer(nn.Module):
                     "them with the loaded ones, call set_learning_rule again.",
                     stacklevel=2,
                 )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._begin_evolution()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Classes made for users' subclasses have no importable name: pickle and copy by the plain class.
@@ -198,6 +219,11 @@ class FeedbackConvTranspose3d(_FeedbackConvTranspose, nn.ConvTranspose3d):
 def feedback_name(weight_name: str) -> str:
     """Name of the feedback weight of a forward weight: ``in_proj_weight`` has ``in_proj_feedback``."""
     return weight_name.replace("weight", "feedback")
+
+
+def previous_name(weight_name: str) -> str:
+    """Name of the buffer with the forward weight before the optimiser's step, for rules that need it."""
+    return f"previous_{weight_name}"
 
 
 def forward_weight_names(layer: nn.Module) -> Iterator[str]:

@@ -21,6 +21,21 @@ class LearningRule(ABC):
     A rule is a value: it holds settings, never a model's tensors, so that one rule serves many models.
     """
 
+    @property
+    def evolves(self) -> bool:
+        """Whether feedback weights change in learning, so that :func:`alignonce.evolve` must be called."""
+        return False
+
+    @property
+    def remembers_weight(self) -> bool:
+        """Whether its evolution needs the forward weight from before the optimiser's step."""
+        return False
+
+    @property
+    def transports(self) -> str:
+        """What of the forward weights the rule copies while the network learns; empty if nothing."""
+        return ""
+
     def feedback_for(self, weight: Tensor, name: str, depth: int) -> Tensor:
         """Make the feedback weight B that a forward weight W begins with.
 
@@ -88,7 +103,7 @@ class SoftAlignment(LearningRule):
     B = c·W + sqrt(1 − c²)·N, where N is random, orthogonal to W and of W's norm. Cosine and norm are exact
     to the rounding of W's dtype: c = 1 gives a copy of W₀, c = 0 a random B orthogonal to W₀.
 
-    Source: arXiv 2505.20892, section 2.
+    Source: Cheon, Bae and Paik 2025, arXiv 2505.20892.
 
     Args:
         cosine: c in [-1, 1] for every layer; or a mapping from weight names or globs to c (the first that
@@ -154,6 +169,10 @@ def _check_cosine(value: object, argument: str) -> float:
 
 
 def _noise(w: Tensor, seed: int, name: str) -> Tensor:
-    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
-    return torch.randn(w.shape, dtype=torch.float64, generator=generator)
+    return torch.randn(w.shape, dtype=torch.float64, generator=generator_for(f"{seed}/{name}"))
+
+
+def generator_for(key: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A random generator that depends on a text only."""
+    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)

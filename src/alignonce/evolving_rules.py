@@ -1,0 +1,267 @@
+"""Learning rules whose feedback weights change while the network learns.
+
+A training loop calls :func:`alignonce.evolve` after each ``optimizer.step()``; it calls the rule's
+``evolve`` for each forward weight.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, cast
+
+import torch
+from torch import Tensor
+
+from alignonce.rules import Cosines, LearningRule, RandomFeedback, SoftAlignment, generator_for
+
+__all__ = [
+    "EvolutionStep",
+    "EvolvingRule",
+    "KolenPollack",
+    "PeriodicAlignment",
+    "SignSymmetry",
+    "WeightMirror",
+]
+
+
+@dataclass(frozen=True)
+class EvolutionStep:
+    """What a rule gets to see of one forward weight after a step of the optimiser."""
+
+    weight: Tensor
+    """The forward weight W after the step."""
+    feedback: Tensor
+    """The feedback weight B, of W's shape."""
+    previous: Tensor | None
+    """W as the last call left it, for rules that ask for it with ``remembers_weight``."""
+    name: str
+    """W's name in the model."""
+    depth: int
+    """How many forward weights come before W in the model."""
+    number: int
+    """Steps of the optimiser so far, 1 after the first."""
+
+
+class EvolvingRule(LearningRule):
+    """A learning rule whose feedback weights change after each step of the optimiser."""
+
+    @property
+    def evolves(self) -> bool:
+        """Whether feedback weights change in learning."""
+        return True
+
+    @abstractmethod
+    def evolve(self, step: EvolutionStep) -> None:
+        """Change B (and W, where the rule says so) in place, after the optimiser has changed W."""
+
+
+@dataclass(frozen=True)
+class PeriodicAlignment(EvolvingRule):
+    """Soft alignment, repeated every few steps: from one-time alignment to backpropagation.
+
+    The part of B that is orthogonal to W keeps its direction. ``every=1`` with ``cosine=1`` is
+    backpropagation; without an end to ``every`` it is :class:`SoftAlignment`.
+
+    Args:
+        every: optimiser steps between alignments.
+        cosine: as in :class:`SoftAlignment`.
+        seed: as in :class:`SoftAlignment`.
+
+    Raises:
+        ValueError: if ``every`` is not a positive integer, or as :class:`SoftAlignment` does.
+    """
+
+    every: int = 100
+    cosine: Cosines = 1.0
+    seed: int = 0
+    _start: SoftAlignment = field(init=False, repr=False, compare=False)
+
+    @property
+    def transports(self) -> str:
+        """What of W the rule copies while the network learns."""
+        return f"whole forward weights, every {self.every} steps"
+
+    def __post_init__(self) -> None:
+        _check_positive_int(self.every, "every")
+        object.__setattr__(self, "_start", SoftAlignment(self.cosine, self.seed))
+        object.__setattr__(self, "cosine", self._start.cosine)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        cosine = dict(self.cosine) if isinstance(self.cosine, Mapping) else self.cosine
+        return type(self), (self.every, cosine, self.seed)
+
+    def _feedback(self, w: Tensor, name: str, depth: int) -> Tensor:
+        return self._start._feedback(w, name, depth)
+
+    def evolve(self, step: EvolutionStep) -> None:
+        """Align B with W again if it is time."""
+        if step.number % self.every:
+            return
+        cosine = self._start.cosine_for(step.name, step.depth)
+        if abs(cosine) == 1:
+            step.feedback.copy_(cosine * step.weight)
+            return
+        w, b = step.weight.double(), step.feedback.double()
+        noise = b - w * ((b * w).sum() / w.square().sum())
+        step.feedback.copy_(cosine * w + math.sqrt(1 - cosine**2) * noise * (w.norm() / noise.norm()))
+
+
+@dataclass(frozen=True)
+class SignSymmetry(EvolvingRule):
+    """B has the signs of W and magnitudes of its own; B's norm is that of W at the start.
+
+    Source: Liao et al. 2016, arXiv 1510.05067 (uSF: uniform; brSF: batch-random; frSF: fixed random
+    magnitudes); Moskovitz et al. 2018, arXiv 1812.06488; Xiao et al. 2019, arXiv 1811.03567.
+
+    Args:
+        magnitudes: ``"uniform"``: all alike; ``"fixed"``: drawn once; ``"batch"``: drawn anew after each
+            step. Random ones are absolute values of normal numbers.
+        once: keep the signs of W at the start for ever: the one-time form, without transport in learning.
+        seed: with the weight's name, decides the random magnitudes.
+
+    Raises:
+        ValueError: if ``magnitudes`` is none of the above, or is ``"batch"`` with ``once``.
+    """
+
+    magnitudes: Literal["uniform", "fixed", "batch"] = "uniform"
+    once: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.magnitudes not in ("uniform", "fixed", "batch"):
+            raise ValueError(f"magnitudes must be 'uniform', 'fixed' or 'batch', got {self.magnitudes!r}")
+        if self.once and self.magnitudes == "batch":
+            raise ValueError(
+                "magnitudes='batch' are drawn at each step: once=True wants 'uniform' or 'fixed'"
+            )
+
+    @property
+    def evolves(self) -> bool:
+        """Whether B follows the signs of W."""
+        return not self.once
+
+    @property
+    def transports(self) -> str:
+        """What of W the rule copies while the network learns."""
+        return "" if self.once else "the signs of forward weights, every step"
+
+    def _feedback(self, w: Tensor, name: str, depth: int) -> Tensor:
+        magnitude = torch.ones_like(w)
+        if self.magnitudes != "uniform":
+            generator = generator_for(f"{self.seed}/{name}")
+            magnitude = torch.randn(w.shape, dtype=w.dtype, generator=generator).abs_()
+        return torch.copysign(magnitude * (w.norm() / magnitude.norm()), w)
+
+    def evolve(self, step: EvolutionStep) -> None:
+        """Give B the signs that W has now."""
+        if self.magnitudes == "batch":
+            generator = generator_for(f"{self.seed}/{step.name}/{step.number}", step.feedback.device)
+            norm = step.feedback.norm()
+            step.feedback.normal_(generator=generator)
+            step.feedback.mul_(norm / step.feedback.norm())
+        torch.copysign(step.feedback, step.weight, out=step.feedback)
+
+
+@dataclass(frozen=True)
+class KolenPollack(EvolvingRule):
+    """B receives the same updates and the same decay as W, so that it converges to W without ever reading it.
+
+    W and B take the same step U that the optimiser makes of the same gradient, and the same decay d:
+    W ← W + U − d·W and B ← B + U − d·B, so that W − B shrinks by 1 − d at each step. In a machine each of
+    the two computes U from signals that both have; here U is the change that the optimiser made to W.
+    From a start with B = W it is backpropagation with weight decay, exactly.
+
+    Source: Kolen and Pollack 1994; Akrout et al. 2019, arXiv 1904.05391, section 3.2.
+
+    Args:
+        decay: d, the part of W and B that is lost at each step. It replaces the optimiser's weight decay.
+        start: how B begins: :class:`RandomFeedback` or :class:`SoftAlignment`.
+
+    Raises:
+        ValueError: if ``decay`` is not in [0, 1).
+    """
+
+    decay: float = 5e-4
+    start: LearningRule = field(default_factory=RandomFeedback)
+
+    @property
+    def remembers_weight(self) -> bool:
+        """The change that the optimiser made is the update of B too."""
+        return True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"decay must be in [0, 1), got {self.decay}")
+        _check_start(self.start)
+
+    def _feedback(self, w: Tensor, name: str, depth: int) -> Tensor:
+        return self.start._feedback(w, name, depth)
+
+    def evolve(self, step: EvolutionStep) -> None:
+        """Decay W; give B the same update and the same decay."""
+        previous = cast(Tensor, step.previous)
+        # B + U − d·B with U = W' − W, in the order that loses nothing where B equals W.
+        deviation = (previous - step.feedback).mul_(1 - self.decay)
+        step.weight.sub_(previous, alpha=self.decay)
+        torch.sub(step.weight, deviation, out=step.feedback)
+
+
+@dataclass(frozen=True)
+class WeightMirror(EvolvingRule):
+    """B learns W from the layer's responses to noise, in mirror phases between the steps of learning.
+
+    In a mirror phase the layer's inputs are noise x of mean 0 and variance 1, its responses are y = W·x, and
+    B ← (1 − r)·B + r·mean(y·xᵀ), whose fixed point is W, since E[y·xᵀ] = W. The forward weight is used
+    forwards only.
+
+    Source: Akrout et al. 2019, arXiv 1904.05391, section 3.1 (equation 7, with its decay).
+
+    Args:
+        every: optimiser steps between mirror phases.
+        samples: noise vectors in a phase.
+        rate: r, the part of B that a phase replaces.
+        seed: with the weight's name and the step, decides the noise.
+        start: how B begins: :class:`RandomFeedback` or :class:`SoftAlignment`.
+
+    Raises:
+        ValueError: if ``every`` or ``samples`` is not a positive integer, or ``rate`` is not in (0, 1].
+    """
+
+    every: int = 10
+    samples: int = 512
+    rate: float = 0.1
+    seed: int = 0
+    start: LearningRule = field(default_factory=RandomFeedback)
+
+    def __post_init__(self) -> None:
+        _check_positive_int(self.every, "every")
+        _check_positive_int(self.samples, "samples")
+        if not 0 < self.rate <= 1:
+            raise ValueError(f"rate must be in (0, 1], got {self.rate}")
+        _check_start(self.start)
+
+    def _feedback(self, w: Tensor, name: str, depth: int) -> Tensor:
+        return self.start._feedback(w, name, depth)
+
+    def evolve(self, step: EvolutionStep) -> None:
+        """Run a mirror phase if it is time."""
+        if step.number % self.every:
+            return
+        matrix = step.weight.flatten(1)
+        noise = torch.randn(
+            matrix.shape[1], self.samples, device=matrix.device, dtype=matrix.dtype,
+            generator=generator_for(f"{self.seed}/{step.name}/{step.number}", matrix.device),
+        )  # fmt: skip
+        mirrored = (matrix @ noise) @ noise.t() / self.samples
+        step.feedback.lerp_(mirrored.view_as(step.feedback), self.rate)
+
+
+def _check_positive_int(value: object, argument: str) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{argument} must be a positive integer, got {value!r}")
+
+
+def _check_start(start: object) -> None:
+    if not isinstance(start, RandomFeedback | SoftAlignment):
+        raise ValueError(f"start must be RandomFeedback or SoftAlignment, got {start!r}")
