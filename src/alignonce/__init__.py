@@ -5,6 +5,7 @@ from importlib.metadata import version
 from alignonce.audit import TransportReport, audit_weight_transport
 from alignonce.conversion import exact_gradients, feedback_weights, set_learning_rule
 from alignonce.diagnostics.alignment import alignment
+from alignonce.direct import DirectFeedback
 from alignonce.evolution import evolve
 from alignonce.evolving_rules import KolenPollack, PeriodicAlignment, SignSymmetry, WeightMirror
 from alignonce.rules import Backpropagation, LearningRule, RandomFeedback, SoftAlignment
@@ -14,6 +15,7 @@ __version__ = version("alignonce")
 
 __all__ = [
     "Backpropagation",
+    "DirectFeedback",
     "KolenPollack",
     "LearningRule",
     "PeriodicAlignment",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from alignonce.conversion import unwrap
+from alignonce.conversion import Inputs, call_arguments, unwrap
 from alignonce.layers import FeedbackLayer
 from alignonce.summary import table
 
@@ -77,7 +77,7 @@ class TransportReport:
 
 def audit_weight_transport(
     model: nn.Module,
-    inputs: Tensor | Sequence[Any] | Mapping[str, Any],
+    inputs: Inputs,
     loss: Callable[[Any], Tensor],
 ) -> TransportReport:
     """Find out which parameters the backward pass reads to carry errors to other layers.
@@ -190,12 +190,8 @@ def _prepare(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Te
         floats[f"input {len(floats)}"] = copy
         return copy
 
-    inputs = tree_map_only(Tensor, fresh, inputs)
-    if isinstance(inputs, Tensor):
-        return (inputs,), {}, floats
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs), floats
-    return tuple(inputs), {}, floats
+    args, kwargs = call_arguments(tree_map_only(Tensor, fresh, inputs))
+    return args, kwargs, floats
 
 
 def _check_loss(value: object) -> None:

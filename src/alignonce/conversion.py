@@ -1,8 +1,9 @@
 """Give a model a learning rule, and take it away again."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.parametrize import is_parametrized
 
 import alignonce.attention  # noqa: F401  (makes its kind of layer known)
+from alignonce import direct
+from alignonce.direct import DirectFeedback
 from alignonce.layers import (
     FeedbackLayer,
     computes_like,
@@ -18,20 +21,28 @@ from alignonce.layers import (
     forward_weight_names,
     layer_kind,
 )
-from alignonce.rules import Backpropagation, LearningRule
+from alignonce.rules import Backpropagation, LearningRule, RandomFeedback
 from alignonce.summary import ExactModule, FeedbackRow, RuleSummary
 
 __all__ = ["Where", "exact_gradients", "feedback_weights", "set_learning_rule", "unwrap", "weight_names"]
 
 Where = str | Sequence[str] | Callable[[str, nn.Module], bool] | None
 
+Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
+
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+_SEVERAL_IN_ONE = (nn.MultiheadAttention, *_RECURRENT)
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
 
 def set_learning_rule(
-    model: nn.Module, rule: LearningRule, *, where: Where = None, unconvertible: str = "raise"
+    model: nn.Module,
+    rule: LearningRule,
+    *,
+    where: Where = None,
+    unconvertible: str = "raise",
+    inputs: Inputs | None = None,
 ) -> RuleSummary:
     """Make a model learn by a rule, in place, from its present forward weights.
 
@@ -52,6 +63,8 @@ def set_learning_rule(
             stands for all that is in the module too), or a function of a module's name and the module.
         unconvertible: what to do with layers that should be converted and cannot be: ``"raise"``, or
             ``"exact"`` to leave them with exact gradients.
+        inputs: a batch, for :class:`DirectFeedback` only: one tensor, or a sequence of positional or a
+            mapping of keyword arguments.
 
     Returns:
         A summary that prints as a table: each forward weight with its rule, format, cosine and extra
@@ -65,7 +78,11 @@ def set_learning_rule(
     """
     _check_arguments(model, rule, unconvertible)
     model = unwrap(model)
+    if isinstance(rule, DirectFeedback):
+        return _set_direct_feedback(model, rule, where, inputs)
     selected = _selection(model, where)
+    if where is None:
+        direct.uninstall(model)
     exact = list(_left_exact(model, selected))
     refused = [item for item in exact if item.refused]
     if refused and unconvertible == "raise" and not isinstance(rule, Backpropagation):
@@ -127,15 +144,17 @@ def exact_gradients(model: nn.Module) -> Iterator[None]:
     Args:
         model: a model with or without a learning rule.
     """
-    layers = [m for m in unwrap(model).modules() if isinstance(m, FeedbackLayer)]
-    before = [layer.exact for layer in layers]
-    for layer in layers:
-        layer.exact = True
+    model = unwrap(model)
+    layers = [m for m in model.modules() if isinstance(m, FeedbackLayer)]
+    switches: list[Any] = [*layers, *direct.states_of(model)]
+    before = [switch.exact for switch in switches]
+    for switch in switches:
+        switch.exact = True
     try:
         yield
     finally:
-        for layer, exact in zip(layers, before, strict=True):
-            layer.exact = exact
+        for switch, exact in zip(switches, before, strict=True):
+            switch.exact = exact
 
 
 def feedback_weights(model: nn.Module) -> Iterator[tuple[str, Tensor, Tensor]]:
@@ -159,6 +178,35 @@ def unwrap(model: nn.Module) -> nn.Module:
             model = model.module
         else:
             return model
+
+
+def call_arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of a forward pass on ``inputs``."""
+    if isinstance(inputs, Tensor):
+        return (inputs,), {}
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return tuple(inputs), {}
+
+
+def _set_direct_feedback(
+    model: nn.Module, rule: DirectFeedback, where: Where, inputs: Inputs | None
+) -> RuleSummary:
+    if where is not None:
+        raise ValueError(
+            "where= does not go with DirectFeedback: choose its modules with DirectFeedback(taps=)"
+        )
+    if inputs is None:
+        raise ValueError("DirectFeedback needs inputs=, a batch, to learn the shapes of the errors")
+    direct.uninstall(model)
+    if rule.taps == "layers":
+        set_learning_rule(model, Backpropagation())
+        if any(isinstance(module, _SEVERAL_IN_ONE) for module in model.modules()):
+            set_learning_rule(
+                model, RandomFeedback(rule.seed), where=lambda _, module: isinstance(module, _SEVERAL_IN_ONE)
+            )
+    taps = direct.install(model, rule, *call_arguments(inputs))
+    return RuleSummary(rule, tuple(FeedbackRow.of_tap(tap, rule) for tap in taps), ())
 
 
 def _check_arguments(model: object, rule: object, unconvertible: str) -> None:

@@ -1,11 +1,13 @@
 """What a call of ``set_learning_rule`` did, as values and as a table."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from alignonce.direct import Tap
 from alignonce.rules import LearningRule
 
 __all__ = ["ExactModule", "FeedbackRow", "RuleSummary", "cosine_similarity", "table"]
@@ -21,7 +23,7 @@ class FeedbackRow:
     rule: LearningRule
     format: str
     cosine: float
-    """Cosine between W and B as flat vectors."""
+    """Cosine between W and B as flat vectors; NaN for direct feedback, which stands for no weight."""
     extra_bytes: int
     """Bytes that the feedback weight adds; 0 if it is shared with an earlier row."""
 
@@ -42,6 +44,21 @@ class FeedbackRow:
             name, plain_class.__name__, tuple(weight.shape), rule, f"dense {dtype}",
             cosine_similarity(weight, feedback), size,
         )  # fmt: skip
+
+    def cells(self) -> tuple[str, ...]:
+        """The row in words, for a table."""
+        cosine = "" if math.isnan(self.cosine) else f"{self.cosine:.4f}"
+        shape = "x".join(map(str, self.shape))
+        return self.name, self.kind, shape, str(self.rule), self.format, cosine, f"{self.extra_bytes:,}"
+
+    @classmethod
+    def of_tap(cls, tap: Tap, rule: LearningRule) -> "FeedbackRow":
+        """Describe the direct feedback to a module's inputs; the shape is that of the first B."""
+        size = sum(b.numel() * b.element_size() for b in tap.feedback)
+        shape = tuple(tap.feedback[0].shape) if tap.feedback else ()
+        dtype = str(tap.feedback[0].dtype).removeprefix("torch.") if tap.feedback else ""
+        kind = type(tap.module).__name__
+        return cls(tap.name, kind, shape, rule, f"direct {dtype}", math.nan, size)
 
 
 @dataclass(frozen=True)
@@ -72,11 +89,7 @@ class RuleSummary:
         if not self.rows:
             parts = [f"{self.rule}: plain layers, no feedback weights"]
         else:
-            body = [
-                (r.name, r.kind, "x".join(map(str, r.shape)), str(r.rule), r.format, f"{r.cosine:.4f}",
-                 f"{r.extra_bytes:,}")
-                for r in self.rows
-            ]  # fmt: skip
+            body = [row.cells() for row in self.rows]
             body.append(("total", "", "", "", "", "", f"{self.extra_bytes:,}"))
             parts = [table(("layer", "kind", "shape", "rule", "format", "cosine", "extra bytes"), body)]
         if self.exact:
