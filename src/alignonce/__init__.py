@@ -8,6 +8,7 @@ from alignonce.diagnostics.alignment import alignment
 from alignonce.direct import DirectFeedback
 from alignonce.evolution import evolve
 from alignonce.evolving_rules import KolenPollack, PeriodicAlignment, SignSymmetry, WeightMirror
+from alignonce.noise_pretraining import pretrain_on_noise
 from alignonce.rules import Backpropagation, LearningRule, RandomFeedback, SoftAlignment
 from alignonce.summary import RuleSummary
 
@@ -30,5 +31,6 @@ __all__ = [
     "evolve",
     "exact_gradients",
     "feedback_weights",
+    "pretrain_on_noise",
     "set_learning_rule",
 ]
