@@ -1,0 +1,180 @@
+"""Comparing learning rules: the same network, from the same weights, on the same batches, rule by rule."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TypeVar
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from alignonce.experiments.config import CompareConfig, RunConfig, TrainingConfig
+from alignonce.experiments.data.image_data import ImageData
+from alignonce.experiments.figures import comparison_figure, rule_label, save_figure
+from alignonce.experiments.files import ensure_writable, write_atomically
+from alignonce.experiments.progress import RunBars
+from alignonce.experiments.runs import RunFolder, RunRecord, find_folder
+from alignonce.experiments.training import pick_device, train
+
+CSV_COLUMNS = (
+    "rule", "seed", "status", "test_accuracy", "test_loss", "train_accuracy", "train_loss",
+    "mean_angle_deg", "step", "total_steps", "seconds", "folder",
+)  # fmt: skip
+
+_CAPTION = "train acc.: mean over the last epoch; angle: mean over layers, at the end"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison on disk: its runs, in order, and the files about all of them.
+
+    `skipped` counts the runs that an earlier comparison had finished; `interrupted` tells of Ctrl-C.
+    """
+
+    runs: list[RunRecord]
+    files: list[Path]
+    skipped: int
+    interrupted: bool
+
+
+def compare(config: CompareConfig, data: ImageData, out: Path, console: Console | None = None) -> Comparison:
+    """Train under each rule and seed, and write runs, `compare.csv`, `compare.png` and `compare.pdf`.
+
+    A run that `out` already holds finished, with the same configuration and data, is not done again; an
+    unfinished one is; a finished run of another configuration stays, and the new one gets a numbered folder.
+    A run that diverges does not stop the others. Ctrl-C stops all, and keeps what was measured.
+
+    Args:
+        config: what to compare.
+        data: what to learn from.
+        out: the folder for all results; made if missing.
+        console: where to show progress; None shows none.
+
+    Returns:
+        The runs and the files.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C came before anything was measured.
+    """
+    ensure_writable(out)
+    pick_device(config.device)
+    config = _with_actual_data(config, data)
+    write_atomically(out / "compare.json", config.model_dump_json(indent=2) + "\n")
+    plan = [(run, find_folder(out, run, data)) for run in config.runs()]
+    records: list[RunRecord] = []
+    skipped, interrupted = 0, False
+    with RunBars(console, len(plan)) as bars:
+        try:
+            for run, folder in plan:
+                if folder.is_finished():
+                    records.append(folder.load())
+                    skipped += 1
+                else:
+                    folder.prepare()
+                    records.append(folder.save(run, data, train(run, data, bars.follow(run))))
+                bars.finish_run()
+                if records[-1].summary.status == "interrupted":
+                    raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            # Between runs, or in one whose measurements are saved by now.
+            if not records:
+                raise
+            interrupted = True
+    write_atomically(out / "compare.csv", lambda path: _write_csv(path, records, out))
+    figures = save_figure(comparison_figure(records), out / "compare.png")
+    return Comparison(records, [out / "compare.csv", *figures], skipped, interrupted)
+
+
+def train_and_save(
+    config: RunConfig, data: ImageData, folder: RunFolder, console: Console | None = None
+) -> RunRecord:
+    """Do one run, and save it in a folder that holds no finished run.
+
+    Args:
+        config: the run.
+        data: what to learn from.
+        folder: where to save it.
+        console: where to show progress; None shows none.
+
+    Returns:
+        The saved run.
+    """
+    folder.prepare()
+    config = _with_actual_data(config, data)
+    with RunBars(console, 1) as bars:
+        return folder.save(config, data, train(config, data, bars.follow(config)))
+
+
+def comparison_table(runs: Sequence[RunRecord]) -> Table:
+    """Tabulate runs, one line per rule; accuracies are means over the seeds, with their sample deviation.
+
+    Args:
+        runs: the runs.
+
+    Returns:
+        The table, to be printed by rich.
+    """
+    rules = list(dict.fromkeys(run.config.rule for run in runs))
+    several = len({run.config.seed for run in runs}) > 1
+    seeds = "means over seeds ± sample deviation; " if several else ""
+    table = Table(caption=seeds + _CAPTION, caption_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("rule", no_wrap=True)
+    for column in ("test acc.", "train acc.", "angle W, B", "seconds"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("status")
+    for rule in rules:
+        group = [run for run in runs if run.config.rule == rule]
+        good = [run.summary for run in group if run.summary.status != "diverged"]
+        table.add_row(
+            rule_label(rule),
+            _percent([s.test_accuracy for s in good]),
+            _percent([s.train_accuracy for s in good]),
+            _mean_text([s.mean_angle_deg for s in good], "{:.1f}°"),
+            _mean_text([run.summary.seconds for run in group], "{:.1f}"),
+            _status_text(group),
+        )
+    return table
+
+
+_Config = TypeVar("_Config", bound=TrainingConfig)
+
+
+def _with_actual_data(config: _Config, data: ImageData) -> _Config:
+    """Where the data fell back to the digits, a saved configuration must not name what was not used."""
+    return config.model_copy(update={"data": "digits"}) if data.name == "digits" else config
+
+
+def _percent(values: Sequence[float | None]) -> str:
+    known = [100 * value for value in values if value is not None]
+    if len(known) < 2:
+        return _mean_text(known, "{:.2f}%")
+    return f"{fmean(known):.1f}% ± {stdev(known):.1f}"
+
+
+def _mean_text(values: Sequence[float | None], form: str) -> str:
+    known = [value for value in values if value is not None]
+    return form.format(fmean(known)) if known else "-"
+
+
+def _status_text(group: Sequence[RunRecord]) -> str:
+    seeds = len(group) > 1
+    troubles = [
+        f"{run.summary.status} at step {run.summary.step}" + (f" (seed {run.config.seed})" if seeds else "")
+        for run in group
+        if run.summary.status != "done"
+    ]
+    return ", ".join(troubles) or "done"
+
+
+def _write_csv(path: Path, runs: Sequence[RunRecord], out: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        for run in runs:
+            facts = {"rule": run.config.rule, "seed": run.config.seed, "folder": run.folder.relative_to(out)}
+            writer.writerow(run.summary.model_dump() | facts)

@@ -1,0 +1,119 @@
+"""The full configuration of a run, and of a comparison of several learning rules.
+
+Nothing here imports torch, so that the command line can explain itself at once.
+"""
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from alignonce.experiments.rule_specs import canonical_rule
+
+# Depth and width mean different things in the two networks, so each has defaults of its own.
+DEFAULT_SIZE = {"mlp": (10, 256), "resnet": (1, 24)}
+DEFAULT_RULES = ("bp", "fa", "soft:0.25", "soft:0.5", "soft:0.75", "soft:1")
+RULE_HELP = "bp (backpropagation), fa (random feedback), soft:COSINE (soft alignment, such as soft:0.5)"
+
+
+class NetworkConfig(BaseModel):
+    """Which network, and how its forward weights begin."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: Literal["mlp", "resnet"] = Field(
+        "mlp", description="Network: a ReLU multilayer perceptron, or a small residual CNN with BatchNorm."
+    )
+    depth: int | None = Field(
+        None, ge=1, le=1000, description="mlp: hidden layers (10). resnet: blocks in each of 3 stages (1)."
+    )
+    width: int | None = Field(
+        None, ge=1, le=65536, description="mlp: units in a hidden layer (256). resnet: first channels (24)."
+    )
+    init: Literal["he", "glorot"] = Field(
+        "he", description="Initial forward weights: He (Kaiming normal, fan-in) or Glorot (Xavier normal)."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_size(cls, values: Any) -> Any:
+        """Write the defaults of depth and width out, so that a saved configuration says all."""
+        if not isinstance(values, dict) or values.get("model", "mlp") not in DEFAULT_SIZE:
+            return values
+        depth, width = DEFAULT_SIZE[values.get("model", "mlp")]
+        filled = dict(values)
+        if filled.get("depth") is None:
+            filled["depth"] = depth
+        if filled.get("width") is None:
+            filled["width"] = width
+        return filled
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Depth and width, as numbers."""
+        depth, width = DEFAULT_SIZE[self.model]
+        return self.depth or depth, self.width or width
+
+
+class TrainingConfig(NetworkConfig):
+    """Everything about a run but its learning rule and its seed."""
+
+    data: str = Field("fashion-mnist", min_length=1, description="Data set, such as fashion-mnist or digits.")
+    limit: int | None = Field(None, ge=1, description="Use only this many training and test images.")
+    epochs: int = Field(6, ge=1, description="Passes through the training images.")
+    batch_size: int = Field(128, ge=1, description="Images in a batch.")
+    optimizer: Literal["adam", "adamw", "sgd"] = Field(
+        "adam", description="Optimiser. Its learning rate stays constant."
+    )
+    learning_rate: float = Field(1e-4, gt=0, allow_inf_nan=False, description="Learning rate.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum; sgd only.")
+    weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False, description="Weight decay.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where to compute. auto: the GPU if there is one."
+    )
+    compile: bool = Field(False, description="Compile the network with torch.compile.")
+
+
+class RunConfig(TrainingConfig):
+    """The full configuration of one run."""
+
+    rule: str = Field("soft:0.5", description=f"Learning rule: {RULE_HELP}.")
+    seed: int = Field(0, ge=0, description="Seed of forward weights, batches and feedback weights.")
+
+    @field_validator("rule")
+    @classmethod
+    def _known_rule(cls, spec: str) -> str:
+        return canonical_rule(spec)
+
+
+class CompareConfig(TrainingConfig):
+    """The configuration of a comparison: the same run under several learning rules and seeds."""
+
+    rules: tuple[str, ...] = Field(
+        DEFAULT_RULES, min_length=1, description=f"Learning rules to compare: {RULE_HELP}."
+    )
+    seeds: tuple[int, ...] = Field(
+        (0,), min_length=1, description="Each rule is trained once per seed; within a seed all start alike."
+    )
+
+    @field_validator("rules")
+    @classmethod
+    def _known_rules(cls, specs: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(canonical_rule(spec) for spec in specs)
+
+    @model_validator(mode="after")
+    def _no_repeats(self) -> Self:
+        for name, values in (("rules", self.rules), ("seeds", self.seeds)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} must differ from each other, got {' '.join(map(str, values))}")
+        if min(self.seeds) < 0:
+            raise ValueError(f"seeds must be 0 or more, got {min(self.seeds)}")
+        return self
+
+    def runs(self) -> list[RunConfig]:
+        """List the runs, seed by seed, so that a comparison cut short still has whole seeds.
+
+        Returns:
+            One configuration for each seed and rule.
+        """
+        shared = self.model_dump(exclude={"rules", "seeds"})
+        return [RunConfig(**shared, rule=rule, seed=seed) for seed in self.seeds for rule in self.rules]

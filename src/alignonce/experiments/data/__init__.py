@@ -1,0 +1,6 @@
+"""Labelled images: where they come from, how they are checked, what they look like in memory."""
+
+from alignonce.experiments.data.image_data import DataUnavailable, ImageData
+from alignonce.experiments.data.loading import load_data, load_data_or_digits
+
+__all__ = ["DataUnavailable", "ImageData", "load_data", "load_data_or_digits"]

@@ -1,0 +1,197 @@
+"""Labelled images for the runs: one function, whatever the source."""
+
+import importlib
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from alignonce.experiments.data.fashion_mnist import load_fashion_mnist
+from alignonce.experiments.data.hub import load_from_hub, load_hub_folder
+from alignonce.experiments.data.image_data import (
+    DataUnavailable,
+    ImageData,
+    from_arrays,
+    stack_images,
+    stratified_split,
+)
+from alignonce.experiments.data.storage import load_npz
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["DataUnavailable", "ImageData", "load_data", "load_data_or_digits"]
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
+
+
+def load_data(
+    name: str = "fashion-mnist", *, cache: Path | None = None, hub: bool = True, limit: int | None = None
+) -> ImageData:
+    """Load labelled images into memory.
+
+    Args:
+        name: "fashion-mnist"; "digits" (scikit-learn's, 8x8, divided 80/20); the path of an .npz file;
+            the path of a folder of images (train/<class>/ and test/<class>/, or <class>/, divided 80/20),
+            or of a folder that the datasets library opens or wrote; or "hub:owner/name", a data set on a hub.
+        cache: Where fetched data are kept; by default $ALIGNONCE_DATA, or else ~/.cache/alignonce.
+        hub: Whether a hub may be asked over the network.
+        limit: Keep only the first `limit` training and test examples of a seeded, class-balanced selection.
+
+    Returns:
+        The data; `source` says where they came from.
+
+    Raises:
+        ValueError: The name is unknown, the limit is below 1, or what the name leads to is not usable.
+        DataUnavailable: The data, or the library that reads them, cannot be had; says why.
+    """
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise ValueError(f"limit must be a whole number of at least 1, or None for all, got {limit!r}")
+    data = _load_whole(name, _default_cache() if cache is None else Path(cache), hub)
+    return data if limit is None else data.limited(limit)
+
+
+def load_data_or_digits(
+    name: str = "fashion-mnist", *, cache: Path | None = None, hub: bool = True, limit: int | None = None
+) -> ImageData:
+    """Load data as `load_data` does, but take the digits where Fashion-MNIST is not to be had.
+
+    Args:
+        name: As for `load_data`; only "fashion-mnist" has the fallback.
+        cache: As for `load_data`.
+        hub: As for `load_data`.
+        limit: As for `load_data`.
+
+    Returns:
+        The data; after the fallback, named "digits", with a `source` that says so and why.
+
+    Raises:
+        ValueError: As for `load_data`.
+        DataUnavailable: As for `load_data`, if the name is not "fashion-mnist".
+    """
+    try:
+        return load_data(name, cache=cache, hub=hub, limit=limit)
+    except DataUnavailable as error:
+        if name != "fashion-mnist":
+            raise
+        digits = load_data("digits", limit=limit)
+        return replace(digits, source=f"{digits.source} INSTEAD of Fashion-MNIST. {error}")
+
+
+def _default_cache() -> Path:
+    return Path(os.environ.get("ALIGNONCE_DATA") or "~/.cache/alignonce").expanduser()
+
+
+def _load_whole(name: str, cache: Path, hub: bool) -> ImageData:
+    if name == "fashion-mnist":
+        return load_fashion_mnist(cache, hub=hub)
+    if name == "digits":
+        return _load_digits()
+    if name.startswith("hub:"):
+        return load_from_hub(name.removeprefix("hub:"), cache, hub=hub)
+    path = Path(name).expanduser()
+    if path.suffix == ".npz" and path.is_file():
+        return load_npz(path, path.stem, f"the file {path}")
+    if name and path.is_dir():  # an empty name would be the working directory
+        called = path.resolve().name
+        if _is_image_folder(path):
+            return _load_image_folder(path, called)
+        return load_hub_folder(path, called, f"the folder {path}")
+    raise ValueError(
+        f'name must be "fashion-mnist", "digits", "hub:owner/name", or the path of an existing .npz file '
+        f"or folder; got {name!r}, which is none of them"
+    )
+
+
+def _load_digits() -> ImageData:
+    try:
+        sklearn_datasets = importlib.import_module("sklearn.datasets")
+    except ImportError as error:
+        raise DataUnavailable(
+            f"the digits are scikit-learn's, which is missing ({error}); pip install 'alignonce[experiments]'"
+        ) from error
+    digits = sklearn_datasets.load_digits()
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # stored as 0..16
+    train, test = stratified_split(digits.target)
+    return from_arrays(
+        "digits",
+        "scikit-learn's 8x8 digits",
+        (images[train], digits.target[train]),
+        (images[test], digits.target[test]),
+    )
+
+
+def _is_image_folder(folder: Path) -> bool:
+    # A metadata file holds the labels in the hub's own layout, where folders do not name classes.
+    if any(folder.glob("metadata.*")) or any(folder.glob("*/metadata.*")):
+        return False
+    return any(_images_in(classes) for root in (folder, folder / "train") for classes in _folders_in(root))
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+    )
+
+
+def _load_image_folder(folder: Path, name: str) -> ImageData:
+    has_train, has_test = (folder / "train").is_dir(), (folder / "test").is_dir()
+    if has_test and not has_train:
+        raise ValueError(f"{folder}: there is a test folder but no train folder; give both or neither")
+    train_root = folder / "train" if has_train else folder
+    classes = tuple(path.name for path in _folders_in(train_root))
+    if not classes:
+        raise ValueError(f"{train_root}: there must be one folder of images per class, got none")
+    train_files = _labelled_files(train_root, classes)
+    test_files = _labelled_files(folder / "test", classes) if has_test else []
+    files = train_files + test_files
+    try:
+        images = stack_images(_opened([path for path, _ in files]))
+    except ImportError as error:
+        raise DataUnavailable(
+            f"images are read with Pillow, which is missing ({error}); pip install 'alignonce[experiments]'"
+        ) from error
+    labels = np.array([label for _, label in files], dtype=np.int64)
+    if has_test:
+        train, test = np.arange(len(train_files)), np.arange(len(train_files), len(files))
+        source = f"the folder {folder}"
+    else:
+        train, test = stratified_split(labels)
+        source = f"the folder {folder}, divided 80/20"
+    return from_arrays(name, source, (images[train], labels[train]), (images[test], labels[test]), classes)
+
+
+def _labelled_files(root: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
+    if loose := _images_in(root):
+        raise ValueError(
+            f"{loose[0]}: an image must lie in its class's folder, as in {root}/<class>/{loose[0].name}"
+        )
+    files = []
+    for folder in _folders_in(root):
+        if folder.name not in classes:
+            raise ValueError(f"{folder}: not a class of the training images, which are {', '.join(classes)}")
+        images = _images_in(folder)
+        if not images:
+            raise ValueError(f"{folder}: the class has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        files += [(path, classes.index(folder.name)) for path in images]
+    return files
+
+
+def _opened(paths: list[Path]) -> Iterator[tuple[str, "Image.Image"]]:
+    pil = importlib.import_module("PIL.Image")
+    for path in paths:
+        try:
+            with pil.open(path) as image:
+                image.load()
+        except (OSError, SyntaxError, ValueError, pil.DecompressionBombError) as error:
+            raise ValueError(f"{path}: not a readable image: {error}") from error
+        yield str(path), image

@@ -1,0 +1,204 @@
+"""A run on disk: one folder that can be read years later without this code.
+
+| file | what is in it |
+|---|---|
+| `config.json` | the full configuration |
+| `environment.json` | versions, machine, time |
+| `metrics.csv` | everything measured: step, epoch, metric, layer, value |
+| `model.safetensors` | the trained network, feedback weights included (not after a divergence) |
+| `summary.json` | how the run ended, final numbers, the data; written last |
+
+Each file is written beside its place and then moved there, so that a reader never meets half a file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from alignonce.experiments.config import RunConfig
+from alignonce.experiments.data.image_data import ImageData
+from alignonce.experiments.files import ensure_writable, write_atomically
+from alignonce.experiments.metrics import Metrics
+from alignonce.experiments.models import build_run_model
+from alignonce.experiments.records import DataFacts, Environment, Summary, describe_environment, summarise
+from alignonce.experiments.training import TrainingResult
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run, read back from its folder."""
+
+    folder: Path
+    config: RunConfig
+    environment: Environment
+    metrics: Metrics
+    summary: Summary
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run."""
+
+    path: Path
+
+    def prepare(self) -> None:
+        """Make the folder, and prove that a run can be saved in it, before any work is spent.
+
+        Raises:
+            FileExistsError: it holds a finished run, which is never overwritten.
+        """
+        ensure_writable(self.path)
+        if self.is_finished():
+            raise FileExistsError(f"out: {self.path} already holds a finished run; choose another folder")
+
+    def is_finished(self) -> bool:
+        """Tell whether it holds a run that ran to its end; a divergence is an end, an interruption is not.
+
+        Returns:
+            False also if there is no run in it.
+        """
+        if not (self.path / "summary.json").exists():
+            return False
+        return _read_json(self.path / "summary.json", Summary).status != "interrupted"
+
+    def save(self, config: RunConfig, data: ImageData, result: TrainingResult) -> RunRecord:
+        """Write a run; what an unfinished run left here is replaced.
+
+        Args:
+            config: its configuration.
+            data: what it learnt from.
+            result: what came out of it.
+
+        Returns:
+            The run as `load` would return it.
+        """
+        self.prepare()
+        summary = summarise(data, result)
+        environment = describe_environment(result.device)
+        # While the other files change, no old summary may vouch for them.
+        (self.path / "summary.json").unlink(missing_ok=True)
+        model_file = self.path / "model.safetensors"
+        write_atomically(self.path / "config.json", _as_json(config))
+        write_atomically(self.path / "environment.json", _as_json(environment))
+        write_atomically(self.path / "metrics.csv", result.metrics.write_csv)
+        if result.status == "diverged":
+            model_file.unlink(missing_ok=True)
+        else:
+            state = {name: value.cpu().contiguous() for name, value in result.model.state_dict().items()}
+            write_atomically(model_file, lambda path: save_file(state, path))
+        write_atomically(self.path / "summary.json", _as_json(summary))
+        return RunRecord(self.path, config, environment, result.metrics, summary)
+
+    def load(self) -> RunRecord:
+        """Read a run.
+
+        Returns:
+            The run, without its network: see `load_model`.
+
+        Raises:
+            FileNotFoundError: there is no complete run in the folder.
+        """
+        if not (self.path / "summary.json").exists():
+            raise FileNotFoundError(f"{self.path} holds no run (there is no summary.json in it)")
+        return RunRecord(
+            self.path,
+            _read_json(self.path / "config.json", RunConfig),
+            _read_json(self.path / "environment.json", Environment),
+            Metrics.read_csv(self.path / "metrics.csv"),
+            _read_json(self.path / "summary.json", Summary),
+        )
+
+    def load_model(self) -> nn.Module:
+        """Rebuild the trained network, under its learning rule.
+
+        Returns:
+            The network, on the CPU, in training mode.
+
+        Raises:
+            FileNotFoundError: no run, or none with a network, is in the folder.
+        """
+        run = self.load()
+        if not (self.path / "model.safetensors").exists():
+            raise FileNotFoundError(f"{self.path} holds no network: its run {run.summary.status}")
+        facts = run.summary.data
+        channels = facts.image_shape[0]
+        # Mean and deviation of the pixels are buffers of the network: they come with its state.
+        model = build_run_model(
+            run.config, facts.image_shape, facts.num_classes, [0.0] * channels, [1.0] * channels
+        )
+        model.load_state_dict(load_file(self.path / "model.safetensors"))
+        return model
+
+
+def find_folder(parent: Path, config: RunConfig, data: ImageData) -> RunFolder:
+    """Choose the folder of a run among those of earlier runs.
+
+    It is the one where this very run (same configuration, same data) is finished, if there is one; else the
+    first that holds no finished run. So nothing finished is ever overwritten.
+
+    Args:
+        parent: the folder of run folders.
+        config: the run.
+        data: what it learns from.
+
+    Returns:
+        `RULE-seedSEED`, or with `-2`, `-3`, ... after it.
+    """
+
+    def suits(folder: RunFolder) -> bool:
+        if not folder.is_finished():
+            return True
+        run = folder.load()
+        # The source is a sentence for people, and may change while the data do not.
+        return run.config == config and run.summary.data.same_as(DataFacts.of(data))
+
+    return next(filter(suits, _numbered(parent, _run_name(config))))
+
+
+def free_folder(parent: Path, config: RunConfig) -> RunFolder:
+    """Choose a folder for a run of its own: the first that holds no finished run.
+
+    Args:
+        parent: the folder of run folders.
+        config: the run.
+
+    Returns:
+        `DATA-MODEL-RULE-seedSEED`, or with `-2`, `-3`, ... after it.
+    """
+    data = re.sub(r"[^\w.-]+", "-", Path(config.data).stem) or "data"
+    names = _numbered(parent, f"{data}-{config.model}-{_run_name(config)}")
+    return next(folder for folder in names if not folder.is_finished())
+
+
+def _run_name(config: RunConfig) -> str:
+    return f"{config.rule.replace(':', '-')}-seed{config.seed}"
+
+
+def _numbered(parent: Path, name: str) -> Iterator[RunFolder]:
+    yield RunFolder(parent / name)
+    for number in itertools.count(2):
+        yield RunFolder(parent / f"{name}-{number}")
+
+
+def _as_json(values: BaseModel) -> str:
+    return values.model_dump_json(indent=2) + "\n"
+
+
+def _read_json(path: Path, kind: type[_Model]) -> _Model:
+    try:
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole file"
+        raise ValueError(f"{path} cannot be read: {where}: {first['msg']}") from error

@@ -1,0 +1,24 @@
+"""Settings of all tests."""
+
+import os
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "alignonce",
+    deadline=None,
+    derandomize="CI" in os.environ,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("alignonce")
+# The tests' tensors are tiny, and pytest-xdist fills the cores.
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def fresh_compiler() -> None:
+    """No compiled code of earlier tests."""
+    torch.compiler.reset()
