@@ -176,13 +176,16 @@ class KolenPollack(EvolvingRule):
 
     Args:
         decay: d, the part of W and B that is lost at each step. It replaces the optimiser's weight decay.
+        steps: decay during so many steps only; None for always, as published. After them W learns without
+            decay, and W − B stays what it is by then.
         start: how B begins: :class:`RandomFeedback` or :class:`SoftAlignment`.
 
     Raises:
         ValueError: if ``decay`` is not in [0, 1).
     """
 
-    decay: float = 5e-4
+    decay: float = 1e-3
+    steps: int | None = None
     start: LearningRule = field(default_factory=RandomFeedback)
 
     @property
@@ -193,6 +196,8 @@ class KolenPollack(EvolvingRule):
     def __post_init__(self) -> None:
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay must be in [0, 1), got {self.decay}")
+        if self.steps is not None:
+            _check_positive_int(self.steps, "steps")
         _check_start(self.start)
 
     def _feedback(self, w: Tensor, name: str, depth: int) -> Tensor:
@@ -201,9 +206,10 @@ class KolenPollack(EvolvingRule):
     def evolve(self, step: EvolutionStep) -> None:
         """Decay W; give B the same update and the same decay."""
         previous = cast(Tensor, step.previous)
+        decay = self.decay if self.steps is None or step.number <= self.steps else 0.0
         # B + U − d·B with U = W' − W, in the order that loses nothing where B equals W.
-        deviation = (previous - step.feedback).mul_(1 - self.decay)
-        step.weight.sub_(previous, alpha=self.decay)
+        deviation = (previous - step.feedback).mul_(1 - decay)
+        step.weight.sub_(previous, alpha=decay)
         torch.sub(step.weight, deviation, out=step.feedback)
 
 

@@ -23,8 +23,8 @@ def test_one_rule_has_one_spelling(spec, canonical):
 
 
 def test_unknown_rule_error_lists_the_known_rules():
-    with pytest.raises(ValidationError, match=r"unknown learning rule 'kp'") as error:
-        RunConfig(rule="kp")
+    with pytest.raises(ValidationError, match=r"unknown learning rule 'hebb'") as error:
+        RunConfig(rule="hebb")
     for kind in KNOWN_RULES.values():
         assert kind.usage in str(error.value)
 

@@ -1,18 +1,15 @@
-"""The full configuration of a run, and of a comparison of several learning rules.
-
-Nothing here imports torch, so that the command line can explain itself at once.
-"""
+"""The full configuration of a run, and of a comparison of several learning rules."""
 
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from alignonce.experiments.rule_specs import canonical_rule
+from alignonce.experiments.rule_specs import KNOWN_RULES, canonical_rule
 
 # Depth and width mean different things in the two networks, so each has defaults of its own.
 DEFAULT_SIZE = {"mlp": (10, 256), "resnet": (1, 24)}
 DEFAULT_RULES = ("bp", "fa", "soft:0.25", "soft:0.5", "soft:0.75", "soft:1")
-RULE_HELP = "bp (backpropagation), fa (random feedback), soft:COSINE (soft alignment, such as soft:0.5)"
+RULE_HELP = ", ".join(f"{kind.usage} ({kind.title})" for kind in KNOWN_RULES.values())
 
 
 class NetworkConfig(BaseModel):

@@ -23,11 +23,8 @@ from alignonce.experiments.runs import RunRecord
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
 
-# From the colour-blind safe palette of Okabe and Ito; a scale from light to dark blue for soft alignment.
-_COLORS = {"bp": "#000000", "fa": "#D55E00"}
+# Soft alignment is drawn on a scale from light to dark blue.
 _SOFT_SCALE = ((0.0, "#A9CFEA"), (0.5, "#3A8AC4"), (1.0, "#0B2F66"))
-_OTHER = "#7F7F7F"
-_LABELS = {"bp": "backpropagation", "fa": "random feedback", "soft": "soft alignment"}
 
 _STYLE: dict[RcKeyType, object] = {
     "font.size": 8.5,
@@ -64,8 +61,7 @@ def rule_label(spec: str) -> str:
         Such as `soft alignment 0.5`.
     """
     kind, value = split_rule(spec)
-    label = _LABELS.get(kind.name, kind.title)
-    return label if value is None else f"{label} {value:g}"
+    return kind.title if value is None else f"{kind.title} {value:g}"
 
 
 def rule_color(spec: str) -> str:
@@ -79,7 +75,7 @@ def rule_color(spec: str) -> str:
     """
     kind, value = split_rule(spec)
     if kind.name != "soft" or value is None:
-        return _COLORS.get(kind.name, _OTHER)
+        return kind.color
     value = min(max(value, 0.0), 1.0)
     for (low, below), (high, above) in pairwise(_SOFT_SCALE):
         if value <= high:

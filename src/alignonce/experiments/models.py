@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from alignonce import set_learning_rule
+from alignonce import DirectFeedback, set_learning_rule
 from alignonce.experiments.config import NetworkConfig, RunConfig
 from alignonce.experiments.rule_specs import parse_rule
 from alignonce.experiments.seeds import derived_seed
@@ -174,5 +174,8 @@ def build_run_model(
         The network, on the CPU.
     """
     model = build_model(config, config.seed, image_shape, num_classes, mean, std)
-    set_learning_rule(model, parse_rule(config.rule, derived_seed(config.seed, "feedback")))
+    rule = parse_rule(config.rule, derived_seed(config.seed, "feedback"))
+    # Direct feedback must see the shapes of a batch; the other rules need none.
+    inputs = torch.zeros(2, *image_shape) if isinstance(rule, DirectFeedback) else None
+    set_learning_rule(model, rule, inputs=inputs)
     return model

@@ -1,49 +1,36 @@
 """Learning rules as short strings for humans: `bp`, `fa`, `soft:0.5`. Every known rule is listed here."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from alignonce import LearningRule
-
-
-def _backpropagation(value: float | None, seed: int) -> LearningRule:
-    from alignonce import Backpropagation
-
-    return Backpropagation()
-
-
-def _random_feedback(value: float | None, seed: int) -> LearningRule:
-    from alignonce import RandomFeedback
-
-    return RandomFeedback(seed=seed)
-
-
-def _soft_alignment(value: float | None, seed: int) -> LearningRule:
-    from alignonce import SoftAlignment
-
-    if value is None:
-        raise ValueError("soft alignment needs a cosine, such as soft:0.5")
-    return SoftAlignment(cosine=value, seed=seed)
+from alignonce import (
+    Backpropagation,
+    DirectFeedback,
+    KolenPollack,
+    LearningRule,
+    PeriodicAlignment,
+    RandomFeedback,
+    SignSymmetry,
+    SoftAlignment,
+    WeightMirror,
+)
 
 
 @dataclass(frozen=True)
 class RuleKind:
-    """One known rule: its name in a spec, what it means, and how to make it from its value and a seed.
+    """One known rule: its name in a spec, what it means, its colour, and how to make it.
 
-    `build` imports the rule when called, so that reading a configuration does not import torch. A rule with a
-    `value_name` takes one number after a colon, within `bounds`; `default` is used when it is left out.
+    A rule with a `value_name` takes one number after a colon, within `bounds`, `default` if it is left out;
+    others are given the value 0. The colours are after Okabe and Ito, safe for colour-blind eyes.
     """
 
     name: str
     title: str
-    build: Callable[[float | None, int], LearningRule]
+    color: str
+    build: Callable[[float, int], LearningRule]
     value_name: str | None = None
-    default: float | None = None
-    bounds: tuple[float, float] | None = None
+    default: float = 0.0
+    bounds: tuple[float, float] = (0.0, 0.0)
 
     @property
     def usage(self) -> str:
@@ -51,14 +38,29 @@ class RuleKind:
         return self.name if self.value_name is None else f"{self.name}:{self.value_name.upper()}"
 
 
-KNOWN_RULES: dict[str, RuleKind] = {
-    kind.name: kind
-    for kind in (
-        RuleKind("bp", "backpropagation", _backpropagation),
-        RuleKind("fa", "random feedback", _random_feedback),
-        RuleKind("soft", "soft alignment", _soft_alignment, "cosine", 0.5, (-1.0, 1.0)),
-    )
-}
+_KINDS = (
+    RuleKind("bp", "backpropagation", "#000000", lambda _, seed: Backpropagation()),
+    RuleKind("fa", "random feedback", "#D55E00", lambda _, seed: RandomFeedback(seed)),
+    RuleKind("soft", "soft alignment", "#3A8AC4", SoftAlignment, "cosine", 0.5, (-1, 1)),
+    RuleKind(
+        "periodic", "periodic alignment", "#66A61E",
+        lambda every, seed: PeriodicAlignment(int(every), 1.0, seed), "every", 100, (1, 1e9),
+    ),
+    RuleKind("usf", "sign symmetry, uniform", "#E69F00", lambda _, seed: SignSymmetry("uniform", False, seed)),
+    RuleKind("frsf", "sign symmetry, fixed", "#B8860B", lambda _, seed: SignSymmetry("fixed", False, seed)),
+    RuleKind("brsf", "sign symmetry, batch", "#F5C242", lambda _, seed: SignSymmetry("batch", False, seed)),
+    RuleKind("sign", "signs of W once", "#7A5C00", lambda _, seed: SignSymmetry("uniform", True, seed)),
+    RuleKind(
+        "kp", "Kolen-Pollack", "#009E73",
+        lambda decay, seed: KolenPollack(decay, start=RandomFeedback(seed)), "decay", 1e-3, (0, 0.999),
+    ),
+    RuleKind(
+        "mirror", "weight mirror", "#CC79A7",
+        lambda _, seed: WeightMirror(seed=seed, start=RandomFeedback(seed)),
+    ),
+    RuleKind("dfa", "direct feedback", "#6A3D9A", lambda _, seed: DirectFeedback(seed=seed)),
+)  # fmt: skip
+KNOWN_RULES: dict[str, RuleKind] = {kind.name: kind for kind in _KINDS}
 
 
 def split_rule(spec: str) -> tuple[RuleKind, float | None]:
@@ -88,8 +90,8 @@ def split_rule(spec: str) -> tuple[RuleKind, float | None]:
         value = float(text)
     except ValueError:
         raise ValueError(f"{kind.value_name} of {kind.usage} must be a number, got {spec!r}") from None
-    if kind.bounds is not None and not kind.bounds[0] <= value <= kind.bounds[1]:
-        low, high = kind.bounds
+    low, high = kind.bounds
+    if not low <= value <= high:
         raise ValueError(f"{kind.value_name} of {kind.usage} must be in [{low:g}, {high:g}], got {spec!r}")
     return kind, value
 
@@ -118,4 +120,4 @@ def parse_rule(spec: str, seed: int) -> LearningRule:
         The learning rule, ready for `set_learning_rule`.
     """
     kind, value = split_rule(spec)
-    return kind.build(value, seed)
+    return kind.build(0.0 if value is None else value, seed)
