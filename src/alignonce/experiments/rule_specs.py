@@ -46,7 +46,7 @@ _KINDS = (
         "periodic", "periodic alignment", "#66A61E",
         lambda every, seed: PeriodicAlignment(int(every), 1.0, seed), "every", 100, (1, 1e9),
     ),
-    RuleKind("usf", "sign symmetry, uniform", "#E69F00", lambda _, seed: SignSymmetry("uniform", False, seed)),
+    RuleKind("usf", "sign symmetry, equal", "#E69F00", lambda _, seed: SignSymmetry("uniform", False, seed)),
     RuleKind("frsf", "sign symmetry, fixed", "#B8860B", lambda _, seed: SignSymmetry("fixed", False, seed)),
     RuleKind("brsf", "sign symmetry, batch", "#F5C242", lambda _, seed: SignSymmetry("batch", False, seed)),
     RuleKind("sign", "signs of W once", "#7A5C00", lambda _, seed: SignSymmetry("uniform", True, seed)),
