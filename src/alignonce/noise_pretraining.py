@@ -28,7 +28,8 @@ def pretrain_on_noise(
     """Train a model on random inputs with random labels, drawn anew at each step, before it sees data.
 
     There is nothing to learn but that forward weights turn towards the fixed feedback weights, above all in
-    the layers next to the output. The model's learning rule is used as it is, whichever it is; only weights that take gradients change.
+    the layers next to the output. The model's learning rule is used as it is, whichever it is; only weights
+    that take gradients change.
 
     Source: Cheon, Lee and Paik 2024, arXiv 2405.16731.
 
