@@ -1,6 +1,7 @@
 """Multi-head attention that carries the error back through feedback weights."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -47,12 +48,18 @@ class FeedbackMultiheadAttention(FeedbackLayer, nn.MultiheadAttention):
             )
         if is_causal and attn_mask is None:
             raise ValueError("is_causal is a hint about attn_mask: give attn_mask too")
-        batched = query.dim() == 3
+        batched, self_attention = query.dim() == 3, query is key is value
         if not batched:
             query, key, value = (x.unsqueeze(0) for x in (query, key, value))
             key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
         elif not self.batch_first:
             query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+        if self_attention:
+            key = value = query
+        _check_inputs(query, key, value)
+        n, length, keys = *query.shape[:2], key.shape[1]
+        _check_mask(attn_mask, "attn_mask", [(length, keys), (n * self.num_heads, length, keys)])
+        _check_mask(key_padding_mask, "key_padding_mask", [(n, keys)])
 
         q, k, v = self._project(query, key, value)
         # A causal mask alone needs not be built: the attention kernels know it.
@@ -60,13 +67,14 @@ class FeedbackMultiheadAttention(FeedbackLayer, nn.MultiheadAttention):
         mask = None if causal else _additive_mask(attn_mask, key_padding_mask, q.dtype, self.num_heads)
         q, k, v, mask = self._extend(q, k, v, mask)
         heads, weights = self._attend(q, k, v, mask, causal, need_weights)
-        output = self.out_proj(heads.transpose(1, 2).flatten(2))
+        # (L, N, embed_dim) in memory, as PyTorch's: a dropout layer after it draws the same zeros.
+        output = self.out_proj(heads.permute(2, 0, 1, 3).flatten(2))
 
         if weights is not None and average_attn_weights:
             weights = weights.mean(1)
         if not batched:
-            return output.squeeze(0), None if weights is None else weights.squeeze(0)
-        return (output if self.batch_first else output.transpose(0, 1)), weights
+            return output.squeeze(1), None if weights is None else weights.squeeze(0)
+        return (output.transpose(0, 1) if self.batch_first else output), weights
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(N, L, E_q), (N, S, E_k), (N, S, E_v) to three of (N, L or S, embed_dim)."""
@@ -109,6 +117,26 @@ class FeedbackMultiheadAttention(FeedbackLayer, nn.MultiheadAttention):
         scores = (q / math.sqrt(self.head_dim)) @ k.transpose(-2, -1)
         weights = F.dropout(torch.softmax(scores if mask is None else scores + mask, dim=-1), dropout)
         return weights @ v, weights
+
+
+def _check_inputs(query: Tensor, key: Tensor, value: Tensor) -> None:
+    """Refuse what would spread silently; all are (N, L or S, features)."""
+    if not query.dim() == key.dim() == value.dim() == 3:
+        raise ValueError("query, key and value must all have three dimensions, or two without a batch")
+    if key.shape[:2] != value.shape[:2] or key.shape[0] != query.shape[0]:
+        raise ValueError(
+            "query, key and value must have one batch size, and key and value one length; got (N, L, ...) "
+            + ", ".join(str(tuple(x.shape)) for x in (query, key, value))
+        )
+
+
+def _check_mask(mask: Tensor | None, name: str, shapes: Sequence[tuple[int, ...]]) -> None:
+    if mask is None:
+        return
+    if mask.dtype != torch.bool and not mask.is_floating_point():
+        raise ValueError(f"{name} must be boolean or floating-point, got {mask.dtype}")
+    if mask.shape not in shapes:
+        raise ValueError(f"{name} must have shape {' or '.join(map(str, shapes))}, got {tuple(mask.shape)}")
 
 
 def _additive_mask(

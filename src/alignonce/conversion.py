@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.parametrize import is_parametrized
 
-import alignonce.attention  # noqa: F401  (makes its kind of layer known)
+import alignonce.attention
+import alignonce.recurrent  # noqa: F401  (both make their kinds of layers known)
 from alignonce import direct
 from alignonce.direct import DirectFeedback
 from alignonce.layers import (
@@ -21,6 +22,7 @@ from alignonce.layers import (
     forward_weight_names,
     layer_kind,
 )
+from alignonce.norms import FixedScale
 from alignonce.rules import Backpropagation, LearningRule, RandomFeedback
 from alignonce.summary import ExactModule, FeedbackRow, RuleSummary
 
@@ -42,6 +44,7 @@ def set_learning_rule(
     *,
     where: Where = None,
     unconvertible: str = "raise",
+    norms: str = "exact",
     inputs: Inputs | None = None,
 ) -> RuleSummary:
     """Make a model learn by a rule, in place, from its present forward weights.
@@ -53,8 +56,9 @@ def set_learning_rule(
     moment; ``Backpropagation()`` gives the plain classes and a plain state_dict back.
 
     Converted are ``nn.Linear``, ``nn.Bilinear``, all convolutions, ``nn.MultiheadAttention`` (with its
-    output projection) and subclasses of these that keep the forward of their base. Norm layers, embeddings
-    and modules of other kinds keep their exact gradients: the summary lists them.
+    output projection), ``nn.RNN``, ``nn.LSTM``, ``nn.GRU``, their cells, and subclasses of these that keep
+    the forward of their base. Norm layers, embeddings and modules of other kinds keep their exact
+    gradients: the summary lists them.
 
     Args:
         model: any module, a layer itself included.
@@ -63,6 +67,10 @@ def set_learning_rule(
             stands for all that is in the module too), or a function of a module's name and the module.
         unconvertible: what to do with layers that should be converted and cannot be: ``"raise"``, or
             ``"exact"`` to leave them with exact gradients.
+        norms: how the error goes back through the scale of norm layers (BatchNorm, InstanceNorm, LayerNorm,
+            GroupNorm, RMSNorm), whatever the rule: ``"exact"``, as in backpropagation, or ``"fixed"``,
+            through the scale's value of this moment, which is kept as a buffer. Their scales are no forward
+            weights: they have rows in the summary, but are not among ``feedback_weights`` or ``alignment``.
         inputs: a batch, for :class:`DirectFeedback` only: one tensor, or a sequence of positional or a
             mapping of keyword arguments.
 
@@ -76,14 +84,14 @@ def set_learning_rule(
             pattern in ``where`` fits nothing, or if a forward weight fits no feedback weight (all zero,
             NaN, out of the rule's reach).
     """
-    _check_arguments(model, rule, unconvertible)
+    _check_arguments(model, rule, unconvertible, norms)
     model = unwrap(model)
     if isinstance(rule, DirectFeedback):
-        return _set_direct_feedback(model, rule, where, inputs)
+        return _set_direct_feedback(model, rule, where, norms, inputs)
     selected = _selection(model, where)
     if where is None:
         direct.uninstall(model)
-    exact = list(_left_exact(model, selected))
+    exact = list(_left_exact(model, selected, norms))
     refused = [item for item in exact if item.refused]
     if refused and unconvertible == "raise" and not isinstance(rule, Backpropagation):
         raise ValueError(
@@ -96,16 +104,17 @@ def set_learning_rule(
     layers = {
         name: module
         for name, module in model.named_modules()
-        if name in selected and layer_kind(type(module)) and _refusal(module) is None
+        if name in selected and _kind(module, norms) and _refusal(module, norms) is None
     }
     if isinstance(rule, Backpropagation):
+        _free_norms(model, selected)
         for layer in layers.values():
             if isinstance(layer, FeedbackLayer):
                 layer.end_feedback()
         return RuleSummary(rule, (), tuple(exact))
     if not layers:
         raise ValueError(
-            "the model has nothing to convert: no Linear, Bilinear, convolution or MultiheadAttention"
+            "the model has nothing to convert: no Linear, Bilinear, convolution, attention or recurrent layer"
             + ("" if where is None else " among the modules that where= selects")
         )
 
@@ -114,22 +123,26 @@ def set_learning_rule(
     depths = {key: depth for depth, key in enumerate(names)}
     rows: list[FeedbackRow] = []
     for name, layer in layers.items():
-        for weight_name in forward_weight_names(layer):
+        layer_rule = FixedScale() if _is_norm(layer) else rule
+        for weight_name in _weights_in(layer):
             weight = getattr(layer, weight_name)
             shared = id(weight) in feedback
             if not shared:
-                feedback[id(weight)] = rule.feedback_for(weight, names[id(weight)], depths[id(weight)])
+                first, depth = names.get(id(weight), name), depths.get(id(weight), 0)
+                feedback[id(weight)] = layer_rule.feedback_for(weight, first, depth)
             plain_class = layer.plain_class if isinstance(layer, FeedbackLayer) else type(layer)
             rows.append(
                 FeedbackRow.of(
-                    _join(name, weight_name), plain_class, rule, weight, feedback[id(weight)], shared
+                    _join(name, weight_name), plain_class, layer_rule, weight, feedback[id(weight)], shared
                 )
             )
+    _free_norms(model, selected)
     for layer in layers.values():
         if not isinstance(layer, FeedbackLayer):
             layer.__class__ = feedback_class(type(layer))
         layer.start_feedback(
-            rule, {n: feedback[id(layer._parameters[n])] for n in forward_weight_names(layer)}
+            FixedScale() if layer.is_norm else rule,
+            {n: feedback[id(layer._parameters[n])] for n in _weights_in(layer)},
         )
     return RuleSummary(rule, tuple(rows), tuple(exact))
 
@@ -190,7 +203,7 @@ def call_arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def _set_direct_feedback(
-    model: nn.Module, rule: DirectFeedback, where: Where, inputs: Inputs | None
+    model: nn.Module, rule: DirectFeedback, where: Where, norms: str, inputs: Inputs | None
 ) -> RuleSummary:
     if where is not None:
         raise ValueError(
@@ -205,11 +218,16 @@ def _set_direct_feedback(
             set_learning_rule(
                 model, RandomFeedback(rule.seed), where=lambda _, module: isinstance(module, _SEVERAL_IN_ONE)
             )
+    scales: tuple[FeedbackRow, ...] = ()
+    if norms == "fixed" and any(_is_norm(m) and list(m.parameters(recurse=False)) for m in model.modules()):
+        scales = set_learning_rule(
+            model, RandomFeedback(rule.seed), where=lambda _, module: _is_norm(module), norms=norms
+        ).rows
     taps = direct.install(model, rule, *call_arguments(inputs))
-    return RuleSummary(rule, tuple(FeedbackRow.of_tap(tap, rule) for tap in taps), ())
+    return RuleSummary(rule, (*(FeedbackRow.of_tap(tap, rule) for tap in taps), *scales), ())
 
 
-def _check_arguments(model: object, rule: object, unconvertible: str) -> None:
+def _check_arguments(model: object, rule: object, unconvertible: str, norms: str) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if not isinstance(rule, LearningRule):
@@ -217,6 +235,8 @@ def _check_arguments(model: object, rule: object, unconvertible: str) -> None:
         raise TypeError(f"rule must be a LearningRule{hint}, got {rule!r}")
     if unconvertible not in ("raise", "exact"):
         raise ValueError(f"unconvertible must be 'raise' or 'exact', got {unconvertible!r}")
+    if norms not in ("exact", "fixed"):
+        raise ValueError(f"norms must be 'exact' or 'fixed', got {norms!r}")
 
 
 def _selection(model: nn.Module, where: Where) -> set[str]:
@@ -240,39 +260,69 @@ def _selection(model: nn.Module, where: Where) -> set[str]:
     return selected
 
 
-def _left_exact(model: nn.Module, selected: set[str]) -> Iterator[ExactModule]:
+def _left_exact(model: nn.Module, selected: set[str], norms: str) -> Iterator[ExactModule]:
     for name, module in model.named_modules():
         kind = type(module).__name__
-        refusal = _refusal(module)
+        refusal = _refusal(module, norms)
         if name not in selected:
-            if layer_kind(type(module)) and not isinstance(module, FeedbackLayer):
+            if _kind(module, norms) and not isinstance(module, FeedbackLayer):
                 yield ExactModule(name, kind, "not selected")
         elif refusal is not None:
             yield ExactModule(name, kind, refusal, refused=True)
-        elif isinstance(module, _NORMS) and list(module.parameters(recurse=False)):
+        elif _kind(module, norms) is not None:
+            continue
+        elif _is_norm(module) and list(module.parameters(recurse=False)):
             yield ExactModule(name, kind, "norm layer: its error goes back through its own scale")
         elif isinstance(module, _EMBEDDINGS):
             yield ExactModule(name, kind, "embedding: no error goes back through it")
-        elif layer_kind(type(module)) is None and list(module.parameters(recurse=False)):
+        elif list(module.parameters(recurse=False)):
             yield ExactModule(name, kind, "own parameters of unknown use: audit_weight_transport tells")
 
 
-def _refusal(module: nn.Module) -> str | None:
+def _kind(module: nn.Module, norms: str) -> type[FeedbackLayer] | None:
+    """The feedback layer that a module is to become; a norm layer only where its scale is to be fixed."""
+    kind = layer_kind(type(module), norms=norms == "fixed")
+    return None if kind is not None and kind.is_norm and not kind.present_names(module) else kind
+
+
+def _is_norm(module: nn.Module) -> bool:
+    kind = layer_kind(type(module), norms=True)
+    return isinstance(module, _NORMS) or (kind is not None and kind.is_norm)
+
+
+def _weights_in(layer: nn.Module) -> list[str]:
+    """Names of the parameters that get feedback values in a conversion, a norm's scale included."""
+    kind = layer_kind(type(layer), norms=True)
+    return [] if kind is None else kind.present_names(layer)
+
+
+def _free_norms(model: nn.Module, selected: set[str]) -> None:
+    """Let the scales of norm layers that were fixed carry the error again."""
+    for name, module in model.named_modules():
+        if name in selected and isinstance(module, FeedbackLayer) and module.is_norm:
+            module.end_feedback()
+
+
+def _refusal(module: nn.Module, norms: str = "exact") -> str | None:
     """Why a layer that has forward weights cannot be converted; None if it can or is no such layer."""
-    if isinstance(module, _RECURRENT):
-        return "recurrent layers are not supported"
-    kind = layer_kind(type(module))
-    if kind is None:
-        return None
+    kind = _kind(module, norms)
+    other_norm = norms == "fixed" and isinstance(module, _NORMS) and list(module.parameters(recurse=False))
+    if kind is None and not other_norm:
+        return "a recurrent layer of another kind" if isinstance(module, _RECURRENT) else None
     if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():
         return "not initialised yet: run one forward pass first"
+    if kind is None:
+        return "a norm layer of another kind, whose scale cannot be fixed"
     if is_parametrized(module):
         return "parametrised: call torch.nn.utils.parametrize.remove_parametrizations on it first"
-    if any(name in vars(module) or f"{name}_g" in module._parameters for name in kind.weight_names):
+    candidates = kind.weight_names_of(module)
+    if any(name in vars(module) or f"{name}_g" in module._parameters for name in candidates):
         return "its weight is recomputed by a hook (weight_norm, spectral_norm, pruning): remove that first"
     if not isinstance(module, FeedbackLayer) and not computes_like(type(module), kind):
         return f"a subclass of {kind.plain_class.__name__} with a forward of its own"
-    names = list(forward_weight_names(module))
+    if not isinstance(module, FeedbackLayer) and "forward" in vars(module):
+        return "its forward is replaced on the module itself (by a hook of accelerate, a fused kernel, ...)"
+    names = _weights_in(module)
     if not names:
         return "its weight is not one of its parameters"
     for name in names:

@@ -28,7 +28,8 @@ class DirectFeedback(LearningRule):
     e is the gradient of the loss at the output of the layer that runs last, whatever the loss. B is random,
     fixed, and has one row for each output and one column for each element of h: B·e has about the norm of
     e. Where output and h share their leading dimensions (tokens of a sequence), B acts token by token.
-    Otherwise the first dimension of both is that of the batch. Needs a batch to learn the shapes: ``set_learning_rule(model, DirectFeedback(), inputs=batch)``.
+    Otherwise the first dimension of both is that of the batch. Needs a batch to learn the shapes:
+    ``set_learning_rule(model, DirectFeedback(), inputs=batch)``.
 
     Within attention and recurrent layers, which are several layers in one, the inner feedback weights are
     those of :class:`RandomFeedback`. Skip connections without weights carry the errors of the layers that
@@ -70,7 +71,7 @@ class _Join(torch.autograd.Function):
 
     @staticmethod
     def forward(output: Tensor, *feedback_and_inputs: Tensor) -> Tensor:
-        return output.view_as(output)
+        return output.detach()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

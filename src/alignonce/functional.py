@@ -9,7 +9,9 @@ for the backward pass, so no weight transport is possible.
 B has the shape, dtype and device of W and never receives a gradient.
 """
 
+import math
 from collections.abc import Sequence
+from functools import reduce
 from itertools import chain
 from typing import Any
 
@@ -17,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["bilinear", "conv", "conv_transpose", "linear"]
+__all__ = ["bilinear", "conv", "conv_transpose", "linear", "substitute"]
 
 Size = int | Sequence[int]
 
@@ -61,7 +63,9 @@ def bilinear(
         ValueError: if ``feedback`` has not the shape of ``weight``.
     """
     _check_feedback(weight, feedback)
-    input1, input2, weight, feedback, bias = _autocast(input1, input2, weight, feedback, bias)
+    if input1 is input2:
+        input2 = input2.view_as(input2)  # the compiler takes no tensor twice
+    input1, input2, weight, feedback, bias = _promote(input1, input2, weight, feedback, bias)
     return _apply(_Bilinear, input1, input2, weight, bias, feedback)
 
 
@@ -94,11 +98,12 @@ def conv(
         (N, out_channels, *spatial'), or without N.
 
     Raises:
-        ValueError: if ``feedback`` has not the shape of ``weight``, or ``padding`` is not one of the above.
+        ValueError: if ``feedback`` has not the shape of ``weight``, or ``padding`` is not one of the above,
+            or a setting is for another number of dimensions.
     """
     _check_feedback(weight, feedback)
     dims = weight.dim() - 2
-    stride, dilation = _per_dim(stride, dims), _per_dim(dilation, dims)
+    stride, dilation = _per_dim(stride, dims, "stride"), _per_dim(dilation, dims, "dilation")
     before, after = _padding(padding, weight.shape[2:], stride, dilation)
     if padding_mode != "zeros" or before != after:
         # F.pad wants the last dimension first; the convolution itself can only pad with zeros, evenly.
@@ -136,13 +141,45 @@ def conv_transpose(
         (N, out_channels, *spatial'), or without N.
 
     Raises:
-        ValueError: if ``feedback`` has not the shape of ``weight``.
+        ValueError: if ``feedback`` has not the shape of ``weight``, or a setting is for another number of
+            dimensions.
     """
     _check_feedback(weight, feedback)
     dims = weight.dim() - 2
-    stride, padding, dilation = (_per_dim(size, dims) for size in (stride, padding, dilation))
-    output_padding = _per_dim(output_padding, dims)
+    stride, padding = _per_dim(stride, dims, "stride"), _per_dim(padding, dims, "padding")
+    output_padding = _per_dim(output_padding, dims, "output_padding")
+    dilation = _per_dim(dilation, dims, "dilation")
     return _convolve(input, weight, feedback, bias, stride, padding, dilation, True, output_padding, groups)
+
+
+def substitute(tensor: Tensor, value: Tensor) -> Tensor:
+    """Give another value in place of a tensor, whose gradient goes to the tensor unchanged.
+
+    Args:
+        tensor: what receives the gradient; its value does not count and is not saved.
+        value: the value, of the same shape and dtype; it receives no gradient.
+
+    Returns:
+        ``value``, sharing its memory.
+    """
+    return _apply(_Substitute, tensor, value)
+
+
+class _Substitute(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(tensor: Tensor, value: Tensor) -> Tensor:
+        # detach and not view_as: a view from here could not be changed in place, as by nn.ReLU(inplace=True)
+        return value.detach()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return grad, None
 
 
 class _Linear(torch.autograd.Function):
@@ -188,17 +225,19 @@ class _Bilinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        # Products of matrices, since einsum has no rule for batched gradients (is_grads_batched=True).
         input1, input2, feedback = ctx.saved_tensors
         needs1, needs2, needs_weight, needs_bias, _ = ctx.needs_input_grad
-        return (
-            torch.einsum("...o,oij,...j->...i", grad, feedback, input2) if needs1 else None,
-            torch.einsum("...o,oij,...i->...j", grad, feedback, input1) if needs2 else None,
-            torch.einsum("no,ni,nj->oij", _rows(grad), _rows(input1), _rows(input2))
-            if needs_weight
-            else None,
-            _rows(grad).sum(0) if needs_bias else None,
-            None,
-        )
+        rows, rows1, rows2 = _rows(grad), _rows(input1), _rows(input2)
+        grad1 = grad2 = grad_weight = None
+        if needs1 or needs2:
+            back = rows.mm(feedback.flatten(1)).reshape(-1, *feedback.shape[1:])  # (N, in1, in2)
+            grad1 = torch.bmm(back, rows2.unsqueeze(2)).reshape(input1.shape) if needs1 else None
+            grad2 = torch.bmm(rows1.unsqueeze(1), back).reshape(input2.shape) if needs2 else None
+        if needs_weight:
+            products = (rows1.unsqueeze(2) * rows2.unsqueeze(1)).flatten(1)  # (N, in1 * in2)
+            grad_weight = rows.t().mm(products).reshape(feedback.shape)
+        return grad1, grad2, grad_weight, rows.sum(0) if needs_bias else None, None
 
 
 class _Convolution(torch.autograd.Function):
@@ -279,6 +318,15 @@ def _autocast(*tensors: Tensor | None) -> tuple[Any, ...]:
     )
 
 
+def _promote(*tensors: Tensor | None) -> tuple[Any, ...]:
+    """Cast as autocast would cast for ``F.bilinear``: to the widest dtype among the tensors."""
+    device = tensors[0].device.type  # type: ignore[union-attr]
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = reduce(torch.promote_types, (t.dtype for t in tensors if t is not None))
+    return tuple(None if t is None else t.to(dtype) for t in tensors)
+
+
 def _check_feedback(weight: Tensor, feedback: Tensor) -> None:
     if feedback.shape != weight.shape:
         raise ValueError(
@@ -287,11 +335,17 @@ def _check_feedback(weight: Tensor, feedback: Tensor) -> None:
 
 
 def _rows(x: Tensor) -> Tensor:
-    return x.flatten(0, -2) if x.dim() > 1 else x.unsqueeze(0)
+    # reshape, since flatten has no rule for batched gradients (is_grads_batched=True)
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
-def _per_dim(size: Size, dims: int) -> list[int]:
-    return [size] * dims if isinstance(size, int) else list(size)
+def _per_dim(size: Size, dims: int, name: str) -> list[int]:
+    sizes = [size] * dims if isinstance(size, int) else list(size)
+    if len(sizes) == 1:
+        sizes *= dims
+    if len(sizes) != dims:
+        raise ValueError(f"{name} must be one number or {dims}, one per spatial dimension, got {size}")
+    return sizes
 
 
 def _padding(
@@ -299,7 +353,7 @@ def _padding(
 ) -> tuple[list[int], list[int]]:
     """Zeros before and after each spatial dimension; 'same' puts an odd one after, as PyTorch does."""
     if not isinstance(padding, str):
-        even = _per_dim(padding, len(kernel))
+        even = _per_dim(padding, len(kernel), "padding")
         return even, even
     if padding == "valid":
         return [0] * len(kernel), [0] * len(kernel)

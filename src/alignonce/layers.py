@@ -5,6 +5,7 @@ plain layer becomes one of these, and back, by a change of its class in place: h
 every reference to the layer stay as they are.
 """
 
+import importlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -44,10 +45,22 @@ class FeedbackLayer(nn.Module):
     """Parameters that may be forward weights; those that are None in a layer do not count."""
     overridable: ClassVar[tuple[str, ...]] = ("forward",)
     """Methods that decide the forward value: a subclass with its own ones is another layer."""
+    is_norm: ClassVar[bool] = False
+    """Whether it is a norm layer: converted on request only, its scale being no forward weight."""
 
     learning_rule: "LearningRule"
     exact: bool
     """While True, the backward pass is backpropagation's."""
+
+    @classmethod
+    def weight_names_of(cls, layer: nn.Module) -> tuple[str, ...]:
+        """Parameters of a layer of this kind, plain or with feedback, that may be forward weights."""
+        return cls.weight_names
+
+    @classmethod
+    def present_names(cls, layer: nn.Module) -> list[str]:
+        """Those of :meth:`weight_names_of` that a layer has."""
+        return [name for name in cls.weight_names_of(layer) if layer._parameters.get(name) is not None]
 
     def start_feedback(self, rule: "LearningRule", feedback: Mapping[str, Tensor]) -> None:
         """Hold new feedback weights, by the names of their forward weights."""
@@ -59,7 +72,7 @@ class FeedbackLayer(nn.Module):
 
     def end_feedback(self) -> None:
         """Become the plain layer again."""
-        for name in forward_weight_names(self):
+        for name in self.present_names(self):
             delattr(self, feedback_name(name))
             self._buffers.pop(previous_name(name), None)
             unwatch(getattr(self, name))
@@ -68,7 +81,7 @@ class FeedbackLayer(nn.Module):
 
     def _begin_evolution(self) -> None:
         """Keep what a rule needs whose feedback weights change, and expect ``evolve``."""
-        for name in forward_weight_names(self):
+        for name in self.present_names(self):
             weight = getattr(self, name)
             self._buffers.pop(previous_name(name), None)
             unwatch(weight)
@@ -85,7 +98,7 @@ class FeedbackLayer(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FeedbackLayer":
         # nn.Module replaces a buffer on each move, so that layers which share one feedback weight would
         # each get their own. Parameters are moved in place to stay shared; do the same.
-        names = [feedback_name(name) for name in forward_weight_names(self)]
+        names = [feedback_name(name) for name in self.present_names(self)]
         before = {name: self._buffers[name] for name in names}
         super()._apply(fn, recurse)
         for name, old in before.items():
@@ -103,7 +116,7 @@ class FeedbackLayer(nn.Module):
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
         self._begin_evolution()
-        for name in forward_weight_names(self):
+        for name in self.present_names(self):
             key = prefix + feedback_name(name)
             if key in missing_keys and prefix + name in state_dict:
                 missing_keys.remove(key)
@@ -120,7 +133,7 @@ class FeedbackLayer(nn.Module):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Classes made for users' subclasses have no importable name: pickle and copy by the plain class.
-        return _empty_layer, (type(self).plain_class,), self.__dict__
+        return _empty_layer, (type(self).plain_class,), self.__getstate__()
 
 
 class FeedbackLinear(FeedbackLayer, nn.Linear):
@@ -230,12 +243,17 @@ def forward_weight_names(layer: nn.Module) -> Iterator[str]:
     """Names of the forward weights that a layer (plain or with feedback) of a known kind has."""
     kind = layer_kind(type(layer))
     if kind is not None:
-        yield from (name for name in kind.weight_names if layer._parameters.get(name) is not None)
+        yield from kind.present_names(layer)
 
 
-def layer_kind(cls: type[nn.Module]) -> type[FeedbackLayer] | None:
-    """The feedback layer that can stand for a class and its subclasses, whatever their forward."""
-    return next((_KINDS[base] for base in cls.__mro__ if base in _KINDS), None)
+def layer_kind(cls: type[nn.Module], *, norms: bool = False) -> type[FeedbackLayer] | None:
+    """The feedback layer that can stand for a class and its subclasses, whatever their forward.
+
+    Norm layers count only with ``norms``.
+    """
+    kinds = (_KINDS.get(base) or _integrated_kind(base) for base in cls.__mro__)
+    kind = next((kind for kind in kinds if kind is not None), None)
+    return None if kind is not None and kind.is_norm and not norms else kind
 
 
 def computes_like(cls: type[nn.Module], kind: type[FeedbackLayer]) -> bool:
@@ -245,7 +263,7 @@ def computes_like(cls: type[nn.Module], kind: type[FeedbackLayer]) -> bool:
 
 def feedback_class(cls: type[nn.Module]) -> type[FeedbackLayer]:
     """The feedback layer for exactly this class; made at the first call for a user's own subclass."""
-    kind = layer_kind(cls)
+    kind = layer_kind(cls, norms=True)
     if kind is None:
         raise ValueError(f"{cls.__name__} is not a layer that can carry a feedback weight")
     if kind.plain_class is not cls:
@@ -260,11 +278,23 @@ def register_kind(kind: type[FeedbackLayer]) -> type[FeedbackLayer]:
     return kind
 
 
+def _integrated_kind(cls: type) -> type[FeedbackLayer] | None:
+    """The kind for a class of another package, whose integration is imported when such a class turns up.
+
+    By the class and not by the user's call, so that it works in unpickling too.
+    """
+    integration = _INTEGRATIONS.get(cls.__module__.partition(".")[0])
+    if integration is None or issubclass(cls, FeedbackLayer):
+        return None
+    return importlib.import_module(integration).kind_of(cls)
+
+
 def _empty_layer(plain_class: type[nn.Module]) -> FeedbackLayer:
     cls = feedback_class(plain_class)
     return cls.__new__(cls)
 
 
+_INTEGRATIONS = {"transformers": "alignonce.integrations.transformers"}
 _KINDS: dict[type, type[FeedbackLayer]] = {}
 for _kind in (
     FeedbackLinear,

@@ -1,0 +1,51 @@
+"""The layers of the ``transformers`` package that are not PyTorch's own.
+
+Imported by the first look at a module of a class from ``transformers``, without a call by the user.
+"""
+
+import re
+
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from alignonce import functional
+from alignonce.layers import FeedbackLayer, register_kind
+from alignonce.norms import FeedbackNorm, norm_kind
+
+__all__ = ["FeedbackConv1D", "kind_of"]
+
+# LlamaRMSNorm, T5LayerNorm, MambaRMSNormGated, Sam2LayerNorm, ...: each model has a class of its own. A norm
+# that scales its input first, and then normalises, is not linear in its scale.
+_NORM = re.compile(r"^(?!.*InputScaled).*Norm(Gated|1d|2d|3d|1P)?$")
+
+
+class FeedbackConv1D(FeedbackLayer, Conv1D):
+    """GPT-2's ``Conv1D``, linear with W of shape (in_features, out_features), with a feedback weight."""
+
+    plain_class = Conv1D
+    feedback: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (*, in_features) to (*, out_features)."""
+        if self.exact:
+            return super().forward(x)
+        return functional.linear(x, self.weight.t(), self.feedback.t(), self.bias)
+
+
+class _FeedbackOwnNorm(FeedbackNorm):
+    @classmethod
+    def weight_names_of(cls, layer: nn.Module) -> tuple[str, ...]:
+        # With other parameters than these it is no plain norm layer, whatever its name.
+        return cls.weight_names if layer._parameters.keys() <= {"weight", "bias"} else ()
+
+
+def kind_of(cls: type) -> type[FeedbackLayer] | None:
+    """The kind of feedback layer for a class of the package, exactly; None if it needs none of its own."""
+    if cls is Conv1D:
+        return FeedbackConv1D
+    if issubclass(cls, nn.Module) and _NORM.search(cls.__name__):
+        return norm_kind(cls, _FeedbackOwnNorm)
+    return None
+
+
+register_kind(FeedbackConv1D)

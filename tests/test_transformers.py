@@ -1,0 +1,388 @@
+"""Models of the ``transformers`` package, built tiny from their configs: one call converts them."""
+
+import copy
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from alignonce import (
+    Backpropagation,
+    RandomFeedback,
+    SoftAlignment,
+    audit_weight_transport,
+    exact_gradients,
+    feedback_weights,
+    set_learning_rule,
+)
+from alignonce.layers import FeedbackLayer, layer_kind
+
+transformers = pytest.importorskip("transformers")
+
+from transformers.models.convnext.modeling_convnext import ConvNextLayerNorm  # noqa: E402
+from transformers.models.gemma.modeling_gemma import GemmaRMSNorm  # noqa: E402
+from transformers.models.llama.modeling_llama import LlamaRMSNorm  # noqa: E402
+from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated  # noqa: E402
+from transformers.models.t5.modeling_t5 import T5LayerNorm  # noqa: E402
+from transformers.pytorch_utils import Conv1D  # noqa: E402
+
+SOFT = SoftAlignment(cosine=0.5, seed=2)
+
+WORDS = 32
+SIZES = {
+    "vocab_size": WORDS, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+GROUPED = {**SIZES, "num_key_value_heads": 2}
+
+
+def resnet() -> nn.Module:
+    config = transformers.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=2
+    )
+    return transformers.ResNetForImageClassification(config)
+
+
+def vit() -> nn.Module:
+    config = transformers.ViTConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4, image_size=16,
+        patch_size=4, num_labels=2,
+    )  # fmt: skip
+    return transformers.ViTForImageClassification(config)
+
+
+def bert() -> nn.Module:
+    return transformers.BertForMaskedLM(transformers.BertConfig(**SIZES, max_position_embeddings=16))
+
+
+def gpt2() -> nn.Module:
+    config = transformers.GPT2Config(
+        vocab_size=WORDS, n_positions=16, n_embd=16, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=2
+    )
+    return transformers.GPT2LMHeadModel(config)
+
+
+def llama(**settings: Any) -> nn.Module:
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**GROUPED, **settings))
+
+
+def tied_llama() -> nn.Module:
+    return llama(tie_word_embeddings=True)
+
+
+def gemma() -> nn.Module:
+    return transformers.GemmaForCausalLM(transformers.GemmaConfig(**GROUPED, head_dim=4))
+
+
+def t5() -> nn.Module:
+    config = transformers.T5Config(
+        vocab_size=WORDS, d_model=16, d_kv=4, d_ff=24, num_layers=2, num_heads=4, decoder_start_token_id=0,
+        pad_token_id=0, eos_token_id=1, feed_forward_proj="gated-gelu", dropout_rate=0.0,
+    )  # fmt: skip
+    return transformers.T5ForConditionalGeneration(config)
+
+
+def mixtral() -> nn.Module:
+    config = transformers.MixtralConfig(**GROUPED, num_local_experts=4, num_experts_per_tok=2)
+    return transformers.MixtralForCausalLM(config)
+
+
+def mamba() -> nn.Module:
+    config = transformers.MambaConfig(
+        vocab_size=WORDS, hidden_size=16, state_size=4, num_hidden_layers=2, pad_token_id=0, bos_token_id=1,
+        eos_token_id=2,
+    )  # fmt: skip
+    return transformers.MambaForCausalLM(config)
+
+
+CONVERTED = [resnet, vit, bert, gpt2, llama, tied_llama, gemma, t5]
+
+
+def seeded(make: Callable[[], nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    model = make()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model.train()
+
+
+def batch(model: nn.Module) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    if model.main_input_name == "pixel_values":
+        return {"pixel_values": torch.randn(2, 3, 16, 16, generator=generator)}
+    words = torch.randint(3, WORDS, (2, 8), generator=generator)
+    if isinstance(model, transformers.T5ForConditionalGeneration):
+        return {"input_ids": words, "decoder_input_ids": words}
+    return {"input_ids": words}
+
+
+def loss(output: Any) -> Tensor:
+    """Two classes for two images, or the words 3, 4, 5, ... whatever the input."""
+    logits = output.logits.flatten(0, -2)
+    return F.cross_entropy(logits.float(), torch.arange(len(logits)) % (2 if len(logits) == 2 else WORDS))
+
+
+def norms_in(model: nn.Module) -> int:
+    return sum("Norm" in type(m).__name__ and "weight" in m._parameters for m in model.modules())
+
+
+@pytest.mark.parametrize("make", CONVERTED)
+def test_one_call_converts_the_model_and_the_audit_finds_no_transport(make) -> None:
+    model = seeded(make)
+    summary = set_learning_rule(model, SOFT, norms="fixed")
+    assert all(e.reason.startswith(("embedding", "own parameters")) for e in summary.exact)
+    assert sum("Norm" in row.kind for row in summary.rows) == norms_in(model) > 0
+    report = audit_weight_transport(model, batch(model), loss)
+    assert report.free_of_transport, str(report)
+
+
+@pytest.mark.parametrize("make", CONVERTED)
+def test_with_exact_norms_only_norms_transport_and_all_are_named(make) -> None:
+    model = seeded(make)
+    summary = set_learning_rule(model, SOFT)
+    named = [e.name for e in summary.exact if e.reason.startswith("norm layer")]
+    assert len(named) == norms_in(model)
+    report = audit_weight_transport(model, batch(model), loss)
+    assert {row.module for row in report.culprits} == set(named)
+
+
+@pytest.mark.parametrize("norms", ["exact", "fixed"])
+@pytest.mark.parametrize("make", CONVERTED)
+def test_value_is_kept_and_exact_gradients_are_exact(make, norms: str) -> None:
+    plain = seeded(make)
+    model = copy.deepcopy(plain)
+    set_learning_rule(model, RandomFeedback(), norms=norms)
+    x = batch(model)
+    assert torch.equal(model(**x).logits, plain(**x).logits)
+    with exact_gradients(model):
+        ours = torch.autograd.grad(loss(model(**x)), list(model.parameters()), allow_unused=True)
+    theirs = torch.autograd.grad(loss(plain(**x)), list(plain.parameters()), allow_unused=True)
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a is None) == (b is None)
+        assert a is None or torch.equal(a, b)
+
+
+@pytest.mark.parametrize("make", CONVERTED)
+def test_it_learns(make) -> None:
+    model = seeded(make)
+    set_learning_rule(model, SOFT, norms="fixed")
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    x = batch(model)
+    losses = []
+    for _ in range(40):
+        value = loss(model(**x))
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        losses.append(value.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("make", CONVERTED)
+def test_going_back_gives_the_plain_model(make) -> None:
+    model = seeded(make)
+    classes, keys = [type(m) for m in model.modules()], list(model.state_dict())
+    set_learning_rule(model, SOFT, norms="fixed")
+    set_learning_rule(model, Backpropagation())
+    assert [type(m) for m in model.modules()] == classes
+    assert list(model.state_dict()) == keys
+
+
+@pytest.mark.parametrize("make", [gpt2, tied_llama])
+def test_tied_embeddings_stay_tied(make) -> None:
+    model = seeded(make)
+    count = len(list(model.parameters()))
+    set_learning_rule(model, SOFT, norms="fixed")
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    assert len(list(model.parameters())) == count
+    loss(model(**batch(model))).backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    assert "lm_head" in [name for name, _, _ in feedback_weights(model)]
+
+
+def test_conv1d_carries_the_error_back_through_its_feedback_weight() -> None:
+    layer = Conv1D(5, 3).double()
+    nn.init.normal_(layer.bias)
+    set_learning_rule(layer, RandomFeedback())
+    x = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)
+    g = torch.randn(2, 4, 5, dtype=torch.float64)
+    y = layer(x)
+    y.backward(g)
+    w, b, rows, errors = (t.detach().numpy() for t in (layer.weight, layer.feedback, x, g))
+    assert layer.feedback.shape == (3, 5)
+    np.testing.assert_allclose(y.detach().numpy(), rows @ w + layer.bias.detach().numpy(), atol=1e-12)
+    np.testing.assert_allclose(x.grad.numpy(), errors @ b.T, atol=1e-12)
+    np.testing.assert_allclose(layer.weight.grad.numpy(), np.einsum("nti,nto->io", rows, errors), atol=1e-12)
+    np.testing.assert_allclose(layer.bias.grad.numpy(), errors.sum((0, 1)), atol=1e-12)
+
+
+def silu(z: np.ndarray) -> np.ndarray:
+    return z / (1 + np.exp(-z))
+
+
+# layer, what is added to its weight, the axis that it normalises over
+OWN_NORMS = [
+    pytest.param(lambda: LlamaRMSNorm(6, eps=1e-3), 0.0, -1, id="LlamaRMSNorm"),
+    pytest.param(lambda: T5LayerNorm(6, eps=1e-3), 0.0, -1, id="T5LayerNorm"),
+    pytest.param(lambda: GemmaRMSNorm(6, eps=1e-3), 1.0, -1, id="GemmaRMSNorm"),
+    pytest.param(lambda: MambaRMSNormGated(6, group_size=6, eps=1e-3), 0.0, -1, id="MambaRMSNormGated"),
+    pytest.param(
+        lambda: ConvNextLayerNorm(6, eps=1e-3, data_format="channels_first"), 0.0, 1, id="ConvNextLayerNorm"
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "offset", "axis"), OWN_NORMS)
+def test_norms_of_the_package_carry_the_error_back_through_their_fixed_scale(make, offset, axis) -> None:
+    layer = make()
+    nn.init.normal_(layer.weight)
+    set_learning_rule(layer, SOFT, norms="fixed")
+    nn.init.normal_(layer.weight)
+    shape = (2, 4, 6) if axis == -1 else (2, 6, 3, 4)
+    x, g = torch.randn(2, *shape)
+    x.requires_grad_()
+    gate = [torch.randn(shape)] if isinstance(layer, MambaRMSNormGated) else []
+    y = layer(x, *gate)
+    y.backward(g)
+
+    factor = silu(gate[0].double().numpy()) if gate else np.ones(shape)
+    seen = x.detach().double().numpy() * factor
+    channels = [1] * len(shape)
+    channels[axis] = 6
+    gamma, gamma_b = (
+        t.detach().double().numpy().reshape(channels) + offset for t in (layer.weight, layer.feedback)
+    )
+    centred = isinstance(layer, nn.LayerNorm)
+    mean = seen.mean(axis, keepdims=True) if centred else 0
+    sigma = np.sqrt(((seen - mean) ** 2).mean(axis, keepdims=True) + 1e-3)
+    normal = (seen - mean) / sigma
+    h = g.double().numpy() * gamma_b
+    dx = h - normal * (h * normal).mean(axis, keepdims=True) - (h.mean(axis, keepdims=True) if centred else 0)
+    others = tuple(a for a in range(len(shape)) if a != axis % len(shape))
+    np.testing.assert_allclose(y.detach().numpy(), normal * gamma, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(x.grad.numpy(), dx / sigma * factor, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        layer.weight.grad.numpy(), (g.double().numpy() * normal).sum(others), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_mixture_of_experts_names_its_router_and_experts() -> None:
+    model = seeded(mixtral)
+    summary = set_learning_rule(model, SOFT, norms="fixed")
+    left = {e.name for e in summary.exact if e.reason.startswith("own parameters")}
+    assert left == {f"model.layers.{i}.mlp.{part}" for i in (0, 1) for part in ("gate", "experts")}
+    report = audit_weight_transport(model, batch(model), loss)
+    assert {row.module for row in report.culprits} == left
+
+
+def test_state_space_model_names_its_mixer_and_the_audit_what_its_kernels_read() -> None:
+    model = seeded(mamba)
+    summary = set_learning_rule(model, SOFT, norms="fixed")
+    assert [e.name for e in summary.exact if e.kind == "MambaMixer"] == [
+        "backbone.layers.0.mixer",
+        "backbone.layers.1.mixer",
+    ]
+    report = audit_weight_transport(model, batch(model), loss)
+    culprits = {f"{row.module}.{row.parameter}" for row in report.culprits}
+    # its kernels read the weights of these two layers past the layers' own forward
+    read = ("A_log", "D", "conv1d.weight", "dt_proj.weight")
+    assert culprits == {f"backbone.layers.{i}.mixer.{name}" for i in (0, 1) for name in read}
+
+
+def test_gradient_checkpointing_gives_the_same_gradients() -> None:
+    model = seeded(llama)
+    set_learning_rule(model, SOFT, norms="fixed")
+    x, parameters = batch(model), list(model.parameters())
+    expected = torch.autograd.grad(loss(model(**x)), parameters)
+    new_name, old_name = "activation_checkpointing_enable", "gradient_checkpointing_enable"
+    getattr(model, new_name if hasattr(model, new_name) else old_name)({"use_reentrant": False})
+    calls: list[str] = []
+    model.model.layers[0].mlp.up_proj.register_forward_hook(lambda *_: calls.append("forward"))
+    for ours, theirs in zip(torch.autograd.grad(loss(model(**x)), parameters), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert len(calls) == 2  # once more, in the backward pass
+
+
+@pytest.mark.parametrize("make", [gpt2, llama])
+def test_bfloat16_model_keeps_its_values_and_is_free_of_transport(make) -> None:
+    plain = seeded(make).to(torch.bfloat16)
+    model = copy.deepcopy(plain)
+    set_learning_rule(model, SOFT, norms="fixed")
+    assert {b.dtype for _, _, b in feedback_weights(model)} == {torch.bfloat16}
+    x = batch(model)
+    assert torch.equal(model(**x).logits, plain(**x).logits)
+    assert audit_weight_transport(model, x, loss).free_of_transport
+
+
+@pytest.mark.parametrize("make", [gpt2, llama])
+def test_generated_words_are_the_plain_models(make) -> None:
+    plain = seeded(make).eval()
+    model = copy.deepcopy(plain)
+    set_learning_rule(model, SOFT, norms="fixed")
+    settings = {"max_new_tokens": 5, "do_sample": False, "attention_mask": torch.ones(2, 8, dtype=torch.long)}
+    assert torch.equal(model.generate(**batch(model), **settings), plain.generate(**batch(plain), **settings))
+
+
+def test_a_trained_model_is_saved_and_loaded_as_the_package_does(tmp_path) -> None:
+    model = seeded(gpt2)
+    set_learning_rule(model, SOFT, norms="fixed")
+    set_learning_rule(model, Backpropagation())
+    model.save_pretrained(tmp_path)
+    loaded = transformers.GPT2LMHeadModel.from_pretrained(tmp_path)
+    assert torch.equal(loaded(**batch(model)).logits, model.eval()(**batch(model)).logits)
+
+
+def test_a_pickled_model_is_read_by_a_new_process(tmp_path) -> None:
+    model = nn.Sequential(Conv1D(4, 4), LlamaRMSNorm(4))
+    set_learning_rule(model, SOFT, norms="fixed")
+    (tmp_path / "model").write_bytes(pickle.dumps(model))
+    script = (
+        "import pickle, sys\n"
+        f"model = pickle.load(open({str(tmp_path / 'model')!r}, 'rb'))\n"
+        "print([type(m).__name__ for m in model])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['FeedbackConv1D', 'FeedbackLlamaRMSNorm']"
+
+
+def test_the_core_does_not_import_the_package() -> None:
+    script = (
+        "import sys, torch, alignonce\n"
+        "alignonce.set_learning_rule(torch.nn.Linear(2, 2), alignonce.SoftAlignment(), norms='fixed')\n"
+        "assert not [name for name in sys.modules if name.partition('.')[0] == 'transformers']\n"
+        "assert 'alignonce.integrations' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_a_norm_that_scales_before_it_normalises_is_not_taken_for_a_plain_one() -> None:
+    members = {"__module__": "transformers.models.some.modeling_some"}
+    assert layer_kind(type("SomeRMSNorm", (nn.Module,), dict(members)), norms=True) is not None
+    assert layer_kind(type("SomeInputScaledRMSNorm", (nn.Module,), dict(members)), norms=True) is None
+
+
+class Quiet(LlamaRMSNorm):
+    """Only has another name."""
+
+
+class Halved(LlamaRMSNorm):
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return super().forward(hidden_states) / 2
+
+
+def test_users_subclasses_follow_the_same_rules() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), Quiet(4))
+    set_learning_rule(model, SOFT, norms="fixed")
+    assert isinstance(model[1], Quiet)
+    assert isinstance(model[1], FeedbackLayer)
+    with pytest.raises(ValueError, match=r"1 \(Halved\): a subclass of LlamaRMSNorm"):
+        set_learning_rule(nn.Sequential(nn.Linear(4, 4), Halved(4)), SOFT, norms="fixed")
