@@ -1,9 +1,10 @@
 """Time of a whole training step under each learning rule, over backpropagation's.
 
-    python benchmarks/step_time.py [--rounds 40] [--device cpu] [--rules fa soft]
+    python benchmarks/step_time.py [--rounds 40] [--device cpu] [--rules fa soft] [--eager-only]
 
-A step is forward, loss, backward and optimiser. All rules run in one process, interleaved; the ratio is
-taken round by round, and its median and quartiles are printed as a table for benchmarks/README.md.
+A step is forward, loss, backward, optimiser and, for rules that need it, evolve. All rules run in one
+process, interleaved; the ratio is taken round by round, and its median and quartiles are printed as a table
+for benchmarks/README.md.
 """
 
 import argparse
@@ -14,13 +15,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alignonce import Backpropagation, LearningRule, RandomFeedback, SoftAlignment, set_learning_rule
+from alignonce import (
+    Backpropagation,
+    DirectFeedback,
+    KolenPollack,
+    LearningRule,
+    PeriodicAlignment,
+    RandomFeedback,
+    SignSymmetry,
+    SoftAlignment,
+    WeightMirror,
+    evolve,
+    set_learning_rule,
+)
 from timing import interleave, machine
 
 RULES: dict[str, LearningRule] = {
     "bp": Backpropagation(),
     "fa": RandomFeedback(),
     "soft": SoftAlignment(0.5),
+    "sign": SignSymmetry(once=True),
+    "usf": SignSymmetry("uniform"),
+    "frsf": SignSymmetry("fixed"),
+    "brsf": SignSymmetry("batch"),
+    "periodic": PeriodicAlignment(every=100),
+    "kp": KolenPollack(),
+    "mirror": WeightMirror(),
+    "dfa": DirectFeedback(),
 }
 
 
@@ -63,16 +84,18 @@ def training_step(
     """A closure that makes one training step of a fresh network under a rule."""
     torch.manual_seed(0)
     model = build().to(device)
-    set_learning_rule(model, rule)
+    x, y = torch.randn(shape, device=device), torch.randint(0, 10, shape[:1], device=device)
+    set_learning_rule(model, rule, inputs=x if isinstance(rule, DirectFeedback) else None)
     forward = torch.compile(model) if compiled else model
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
-    x, y = torch.randn(shape, device=device), torch.randint(0, 10, shape[:1], device=device)
+    number = itertools.count(1)
 
     def step() -> None:
         loss: Tensor = F.cross_entropy(forward(x), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        evolve(model, next(number))
 
     return step
 
@@ -86,11 +109,14 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rules", nargs="+", default=[r for r in RULES if r != "bp"], choices=list(RULES))
     parser.add_argument("--eager-only", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--work", default="", help="only the networks whose name holds this text")
     args = parser.parse_args()
     print(f"{machine()}; device {args.device}\n")
     print("| work | mode | backpropagation | " + " | ".join(args.rules) + " |")
     print("|---|---|---" + "|---" * len(args.rules) + "|")
     for name, (build, shape) in WORK.items():
+        if args.work not in name:
+            continue
         for compiled in (False,) if args.eager_only else (False, True):
             torch.compiler.reset()
             steps = {

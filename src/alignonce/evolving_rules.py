@@ -115,8 +115,9 @@ class SignSymmetry(EvolvingRule):
     magnitudes); Moskovitz et al. 2018, arXiv 1812.06488; Xiao et al. 2019, arXiv 1811.03567.
 
     Args:
-        magnitudes: ``"uniform"``: all alike; ``"fixed"``: drawn once; ``"batch"``: drawn anew after each
-            step. Random ones are absolute values of normal numbers.
+        magnitudes: ``"uniform"``: all alike; ``"fixed"``: drawn once; ``"batch"``: dealt out anew after each
+            step. Random ones are absolute values of normal numbers; dealing out is by a random cyclic shift
+            of all, since drawing as many numbers as there are weights takes longer than a step of learning.
         once: keep the signs of W at the start for ever: the one-time form, without transport in learning.
         seed: with the weight's name, decides the random magnitudes.
 
@@ -155,12 +156,12 @@ class SignSymmetry(EvolvingRule):
 
     def evolve(self, step: EvolutionStep) -> None:
         """Give B the signs that W has now."""
+        magnitudes = step.feedback
         if self.magnitudes == "batch":
-            generator = generator_for(f"{self.seed}/{step.name}/{step.number}", step.feedback.device)
-            norm = step.feedback.norm()
-            step.feedback.normal_(generator=generator)
-            step.feedback.mul_(norm / step.feedback.norm())
-        torch.copysign(step.feedback, step.weight, out=step.feedback)
+            generator = generator_for(f"{self.seed}/{step.name}/{step.number}")
+            shift = int(torch.randint(magnitudes.numel(), (), generator=generator))
+            magnitudes = magnitudes.flatten().roll(shift).view_as(magnitudes)
+        torch.copysign(magnitudes, step.weight, out=step.feedback)
 
 
 @dataclass(frozen=True)

@@ -201,12 +201,13 @@ class _Linear(torch.autograd.Function):
         input, feedback = ctx.saved_tensors
         needs_input, needs_weight, needs_bias, _ = ctx.needs_input_grad
         rows = _rows(grad)
-        return (
-            grad.matmul(feedback.conj()) if needs_input else None,
-            rows.t().mm(_rows(input).conj()) if needs_weight else None,
-            rows.sum(0) if needs_bias else None,
-            None,
-        )
+        grad_input = None
+        if needs_input:
+            grad_input = rows.mm(feedback)
+            if grad.dim() != 2:
+                grad_input = grad_input.view(*grad.shape[:-1], feedback.shape[1])
+        grad_weight = rows.t().mm(_rows(input)) if needs_weight else None
+        return grad_input, grad_weight, rows.sum(0) if needs_bias else None, None
 
 
 class _Bilinear(torch.autograd.Function):
@@ -335,6 +336,8 @@ def _check_feedback(weight: Tensor, feedback: Tensor) -> None:
 
 
 def _rows(x: Tensor) -> Tensor:
+    if x.dim() == 2:
+        return x
     # reshape, since flatten has no rule for batched gradients (is_grads_batched=True)
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
