@@ -16,6 +16,7 @@ import tyro
 from pydantic import Field, ValidationError, field_validator
 
 import alignonce
+from alignonce.experiments.analysis.plan import AnalysisPlan
 from alignonce.experiments.config import RULE_HELP, CompareConfig, NetworkConfig, RunConfig
 from alignonce.experiments.rule_specs import canonical_rule
 
@@ -25,16 +26,20 @@ if TYPE_CHECKING:
     from alignonce.experiments.data.image_data import ImageData
 
 OK, FOUND_TRANSPORT, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
+# Of analyse: some of the measures failed.
+INCOMPLETE = 1
 
 _EPILOG = """commands:
   compare   train one network under several learning rules; a table and a figure
   train     train one network under one learning rule; a run folder
   audit     find out by experiment whether the backward pass reads forward weights
+  analyse   measure saved runs: what learning did, and what the result withstands
 
 examples:
   alignonce compare
   alignonce train --rule soft:0.5 --out runs/mine
   alignonce audit --rule fa
+  alignonce analyse runs/compare
 
 All options of a command: alignonce COMMAND --help
 """
@@ -183,6 +188,60 @@ def audit(
     return OK if report.free_of_transport else FOUND_TRANSPORT
 
 
+def analyse(
+    runs: tyro.conf.Positional[tuple[Path, ...]],
+    plan: Annotated[AnalysisPlan, tyro.conf.arg(name="")],
+    out: Path = Path("runs/analysis"),
+    cache: Path | None = None,
+    hub: bool = True,
+) -> int:
+    """Measure saved runs: what learning did, and what the trained networks withstand.
+
+    Writes one tidy table, analysis.csv, and figures. Final networks only. What was measured before with the
+    same settings is not measured again, so an interrupted analysis goes on where it stopped. Exit code 0: all
+    was measured; 1: some measures failed, and are listed; the others are there.
+
+    For example:
+      alignonce analyse runs/compare
+      alignonce analyse runs/compare --measures curvature landscape --images 1000
+      alignonce analyse runs/bp-seed0 runs/fa-seed0 --out runs/bp-and-fa
+
+    Args:
+        runs: Folders of runs, or folders of such folders.
+        plan: what to measure.
+        out: Folder for the results.
+        cache: Folder where downloaded data sets are kept.
+        hub: Whether a data set that is not on this machine may be downloaded.
+
+    Returns:
+        The exit code.
+    """
+    from rich.console import Console
+
+    from alignonce.experiments.analysis.run import analyse as run_analysis
+    from alignonce.experiments.analysis.run import failure_lines
+    from alignonce.experiments.analysis.summary import masking_lines, summary_table
+
+    if not runs:
+        raise ValueError("runs: give at least one folder of a run, or of runs")
+    console = Console()
+    result = run_analysis(
+        runs, plan, out, lambda run: _load(run.config.data, cache, hub, run.config.limit), console
+    )
+    console.print(summary_table(result.table))
+    for line in masking_lines(result.table):
+        print(f"Masking, {line}")
+    if result.skipped:
+        print(f"{result.skipped} of {result.parts} measures of a run were taken before and not again.")
+    print(f"Results: {out}/ ({', '.join(file.name for file in result.files)})")
+    for line in failure_lines(result.failures):
+        print(f"Failed: {line}", file=sys.stderr)
+    if result.interrupted:
+        print("Interrupted: what was measured so far is saved. The same command goes on from here.")
+        return INTERRUPTED
+    return INCOMPLETE if result.failures else OK
+
+
 def _load(name: str, cache: Path | None, hub: bool, limit: int | None) -> ImageData:
     from alignonce.experiments.data import DataUnavailable, load_data_or_digits
 
@@ -207,7 +266,12 @@ def _explain(detail: ErrorDetails) -> str:
     return f"{argument}: {reason}" + ("" if detail["type"] == "value_error" else f", got {detail['input']!r}")
 
 
-COMMANDS: dict[str, Callable[..., int]] = {"compare": compare, "train": train, "audit": audit}
+COMMANDS: dict[str, Callable[..., int]] = {
+    "compare": compare,
+    "train": train,
+    "audit": audit,
+    "analyse": analyse,
+}
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -217,7 +281,8 @@ def main(args: Sequence[str] | None = None) -> int:
         args: the arguments; None takes those of the process.
 
     Returns:
-        The exit code: 0 all well, 1 the audit found weight transport, 2 a user's error, 130 Ctrl-C.
+        The exit code: 0 all well, 1 the audit found weight transport or measures of an analysis failed, 2 a
+        user's error, 130 Ctrl-C.
     """
     args = sys.argv[1:] if args is None else list(args)
     parser = argparse.ArgumentParser(

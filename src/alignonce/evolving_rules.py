@@ -160,7 +160,9 @@ class SignSymmetry(EvolvingRule):
         if self.magnitudes == "batch":
             generator = generator_for(f"{self.seed}/{step.name}/{step.number}")
             shift = int(torch.randint(magnitudes.numel(), (), generator=generator))
-            magnitudes = magnitudes.flatten().roll(shift).view_as(magnitudes)
+            flat = magnitudes.flatten()
+            # torch.roll would do, but goes element by element.
+            magnitudes = torch.cat([flat[shift:], flat[:shift]]).view_as(magnitudes)
         torch.copysign(magnitudes, step.weight, out=step.feedback)
 
 

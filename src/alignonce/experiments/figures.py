@@ -104,7 +104,7 @@ def comparison_figure(runs: Sequence[RunRecord]) -> Figure:
     by_rule: dict[str, list[RunRecord]] = defaultdict(list)
     for run in runs:
         by_rule[run.config.rule].append(run)
-    with _style():
+    with style():
         figure = Figure(figsize=(10, 3.6), layout="constrained")
         FigureCanvasAgg(figure)
         accuracy, curves, angles = figure.subplots(1, 3, width_ratios=(1.15, 1, 1))
@@ -126,7 +126,7 @@ def save_figure(figure: Figure, path: Path) -> list[Path]:
         The two files.
     """
     files = [path.with_suffix(".png"), path.with_suffix(".pdf")]
-    with _style():
+    with style():
         for file in files:
             write_atomically(file, lambda temporary: figure.savefig(temporary, dpi=200))
     return files
@@ -222,8 +222,8 @@ def _rgb(color: str) -> tuple[int, int, int]:
 
 
 @contextmanager
-def _style() -> Iterator[None]:
-    # Defaults first: a user's own matplotlibrc must not change what a figure looks like.
+def style() -> Iterator[None]:
+    """Draw, within the context, in the style of all figures, whatever a user's own matplotlibrc says."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
