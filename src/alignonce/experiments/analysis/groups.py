@@ -1,0 +1,78 @@
+"""The groups of measures: what each needs, and the steps that it is taken in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from alignonce.experiments.analysis import (
+    measure_curvature,
+    measure_layers,
+    measure_performance,
+    measure_robustness,
+)
+from alignonce.experiments.analysis.plan import AnalysisPlan, GroupName
+from alignonce.experiments.analysis.steps import Step
+from alignonce.experiments.analysis.subjects import Subject
+
+
+@dataclass(frozen=True)
+class Group:
+    """One group of measures.
+
+    `fields` of the plan it depends on besides the images and the seed; `others` are the runs that it needs
+    besides its own: `reference`, `start`. `library` is a module that it cannot do without.
+    """
+
+    name: GroupName
+    steps: Callable[[Subject, AnalysisPlan], list[Step]]
+    fields: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    library: tuple[str, str] | None = None
+    """The module, and the extra that brings it."""
+
+
+_GROUPS = (
+    Group("alignment", measure_layers.alignment_steps),
+    Group("flow", measure_layers.flow_steps),
+    Group(
+        "curvature", measure_curvature.curvature_steps,
+        ("eigenvalues", "products", "density_runs", "radius", "adaptive_radius"),
+        library=("hessian_eigenthings", "diagnostics"),
+    ),
+    Group("landscape", measure_curvature.landscape_steps, ("points",), ("start",)),
+    Group("generalisation", measure_performance.generalisation_steps),
+    Group(
+        "corruptions", measure_robustness.corruption_steps, ("severities",), library=("kornia", "robustness")
+    ),
+    Group("weights", measure_performance.weight_steps, ("repeats",)),
+    Group(
+        "adversarial", measure_robustness.adversarial_steps, ("eps", "attacks", "steps", "queries"),
+        ("reference",), library=("art", "robustness"),
+    ),
+)  # fmt: skip
+GROUPS: dict[GroupName, Group] = {group.name: group for group in _GROUPS}
+
+
+def check_libraries(groups: Sequence[Group]) -> None:
+    """Find out before any work whether all libraries are there.
+
+    Args:
+        groups: what is to be measured.
+
+    Raises:
+        ValueError: one is missing; names the groups that need it and how to install it.
+    """
+    missing = {
+        group.name: group.library[1]
+        for group in groups
+        if group.library is not None and find_spec(group.library[0]) is None
+    }
+    if missing:
+        extras = ",".join(sorted(set(missing.values())))
+        left = " ".join(group.name for group in groups if group.name not in missing)
+        raise ValueError(
+            f"{' and '.join(missing)} cannot be measured without more packages: "
+            f"pip install 'alignonce[{extras}]'" + (f", or leave them out: --measures {left}" if left else "")
+        )
