@@ -150,7 +150,10 @@ class _JoinAtOutput:
                     f"direct feedback: the input of {name!r} has shape {tuple(x.shape)} and the output "
                     f"{tuple(first.shape)}: other sizes than the batch that set_learning_rule was given"
                 )
-        joined = _Join.apply(first, *feedbacks, *inputs)
+        # The compiler refuses one tensor given twice, as of a layer that runs twice.
+        tensors = [*feedbacks, *inputs]
+        tensors = [t.view_as(t) if any(t is u for u in tensors[:i]) else t for i, t in enumerate(tensors)]
+        joined = _Join.apply(first, *tensors)
         return (joined, *rest) if isinstance(output, tuple) else joined
 
 
