@@ -100,7 +100,14 @@ def test_audit_tells_by_exit_code_whether_weights_are_transported(rule, code, ca
 
 def test_audit_of_the_resnet_explains_what_batchnorm_reads(capsys):
     assert run("audit", "--data", "digits", "--model", "resnet", "--rule", "fa", "--width", "2", *BATCH) == 1
-    assert "BatchNorm" in capsys.readouterr().out
+    assert "--norms fixed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rule", ["fa", "soft:0.5", "sign", "kp", "mirror", "dfa"])
+def test_audit_of_the_resnet_is_free_of_transport_with_fixed_norms(rule, capsys):
+    args = ["audit", "--data", "digits", "--model", "resnet", "--width", "2", "--norms", "fixed", *BATCH]
+    assert run(*args, "--rule", rule) == 0
+    assert "free of weight transport" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

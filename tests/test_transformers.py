@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from alignonce import (
     Backpropagation,
+    DirectFeedback,
+    LearningRule,
     RandomFeedback,
     SoftAlignment,
     audit_weight_transport,
@@ -23,6 +25,7 @@ from alignonce import (
     set_learning_rule,
 )
 from alignonce.layers import FeedbackLayer, layer_kind
+from matrix import RULES
 
 transformers = pytest.importorskip("transformers")
 
@@ -386,3 +389,11 @@ def test_users_subclasses_follow_the_same_rules() -> None:
     assert isinstance(model[1], FeedbackLayer)
     with pytest.raises(ValueError, match=r"1 \(Halved\): a subclass of LlamaRMSNorm"):
         set_learning_rule(nn.Sequential(nn.Linear(4, 4), Halved(4)), SOFT, norms="fixed")
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES.values() if not rule.transports], ids=str)
+def test_a_vit_is_free_of_transport_under_every_rule_that_copies_nothing(rule: LearningRule) -> None:
+    model = seeded(vit)
+    inputs = batch(model) if isinstance(rule, DirectFeedback) else None
+    set_learning_rule(model, rule, norms="fixed", inputs=inputs)
+    assert audit_weight_transport(model, batch(model), loss).free_of_transport

@@ -158,6 +158,7 @@ def audit(
       alignonce audit --rule fa
       alignonce audit --rule bp               # backpropagation does transport weights
       alignonce audit --model resnet          # BatchNorm reads its own scale
+      alignonce audit --model resnet --norms fixed
 
     Args:
         config: what to audit.
@@ -180,10 +181,10 @@ def audit(
     print(_data_line(data))
     report = audit_weight_transport(model, images, lambda logits: F.cross_entropy(logits, labels))
     print(report)
-    if config.model == "resnet":
+    if config.model == "resnet" and config.norms == "exact":
         print(
             "Note: BatchNorm multiplies the error by its own scale, one number per channel, on the way back. "
-            "No learning rule changes that, and the audit counts it."
+            "The audit counts that; with --norms fixed the scale's initial value takes its place."
         )
     return OK if report.free_of_transport else FOUND_TRANSPORT
 

@@ -30,6 +30,12 @@ class NetworkConfig(BaseModel):
         "he", description="Initial forward weights: He (Kaiming normal, fan-in) or Glorot (Xavier normal)."
     )
 
+    norms: Literal["exact", "fixed"] = Field(
+        "exact",
+        description="How errors pass the scale of norm layers (resnet): exact, as in backpropagation; fixed, "
+        "through its initial value, so that it is not transported either.",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _fill_size(cls, values: Any) -> Any:

@@ -177,5 +177,5 @@ def build_run_model(
     rule = parse_rule(config.rule, derived_seed(config.seed, "feedback"))
     # Direct feedback must see the shapes of a batch; the other rules need none.
     inputs = torch.zeros(2, *image_shape) if isinstance(rule, DirectFeedback) else None
-    set_learning_rule(model, rule, inputs=inputs)
+    set_learning_rule(model, rule, norms=config.norms, inputs=inputs)
     return model

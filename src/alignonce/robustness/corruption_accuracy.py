@@ -197,4 +197,5 @@ def corrupted_set_accuracy(
 
 
 def _ratio(ours: float, reference: float) -> float:
-    return ours / reference if reference else math.nan
+    # Errors are sums of fractions: a reference error of zero shows as rounding, not as 0.
+    return ours / reference if abs(reference) > 1e-9 else math.nan
