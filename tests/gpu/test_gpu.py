@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from alignonce import exact_gradients, set_learning_rule
+from alignonce import LearningRule, exact_gradients, set_learning_rule
+from matrix import KINDS as MATRIX_KINDS
+from matrix import RULES
 from test_contexts import KINDS, SAME, SOFT, Kind, compiling, every_kind
 
 pytestmark = pytest.mark.gpu
@@ -170,3 +172,14 @@ def test_a_compiled_model_gives_the_eager_gradients_under_autocast_too(kind: Kin
     with exact_gradients(model):
         exact = gradients(compiled(x), model, x)
         close(exact, gradients(model(x), model, x), tolerance=1e-4)
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES.values() if not rule.evolves], ids=str)
+def test_a_step_captured_in_a_cuda_graph_repeats_the_eager_gradients(rule: LearningRule) -> None:
+    kind = MATRIX_KINDS["Linear"]
+    model, x = kind.model(rule).to(DEVICE), kind.inputs().to(DEVICE)
+    graphed = torch.cuda.make_graphed_callables(copy.deepcopy(model), (x,))
+    parameters = [*graphed.parameters()]
+    ours = list(torch.autograd.grad(graphed(x).cos().sum(), parameters))
+    expected = list(torch.autograd.grad(model(x).cos().sum(), [*model.parameters()]))
+    close(ours, expected, tolerance=1e-5)
