@@ -19,10 +19,10 @@ from alignonce.experiments.analysis.progress import AnalysisBars
 from alignonce.experiments.analysis.subjects import Subject, find_runs, make_subjects
 from alignonce.experiments.analysis.table import AnalysisTable, Measured, Row
 from alignonce.experiments.data.image_data import ImageData
+from alignonce.experiments.devices import pick_device
 from alignonce.experiments.files import ensure_writable, write_atomically
 from alignonce.experiments.records import DataFacts
 from alignonce.experiments.runs import RunRecord
-from alignonce.experiments.training import pick_device
 
 
 @dataclass(frozen=True)
