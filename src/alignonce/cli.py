@@ -204,13 +204,15 @@ def analyse(
 ) -> int:
     """Measure saved runs: what learning did, and what the trained networks withstand.
 
-    Writes one tidy table, analysis.csv, and figures. Final networks only. What was measured before with the
+    Writes one tidy table, analysis.csv, and figures, of the final networks and, with --checkpoints, of those
+    on the way, too. What was measured before with the
     same settings is not measured again, so an interrupted analysis goes on where it stopped. Exit code 0: all
     was measured; 1: some measures failed, and are listed; the others are there.
 
     For example:
       alignonce analyse runs/compare
       alignonce analyse runs/compare --measures curvature landscape --images 1000
+      alignonce analyse runs/compare --checkpoints     # runs trained with --checkpoints N
       alignonce analyse runs/bp-seed0 runs/fa-seed0 --out runs/bp-and-fa
 
     Args:

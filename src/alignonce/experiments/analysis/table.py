@@ -23,7 +23,7 @@ class Measured(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One number of the table: `Measured`, and of which run and group."""
+    """One number of the table: `Measured`, and of which run and group; `step` of a checkpoint, or None."""
 
     run: str
     rule: str
@@ -34,6 +34,7 @@ class Row(NamedTuple):
     setting: str
     images: int
     value: float
+    step: int | None = None
 
 
 def settings(**values: str | float) -> str:
@@ -131,5 +132,5 @@ class AnalysisTable:
             reader = csv.DictReader(file)
             if tuple(reader.fieldnames or ()) != Row._fields:
                 raise ValueError(f"{path} must begin with the columns {','.join(Row._fields)}")
-            numbers = {"seed": int, "images": int, "value": float}
+            numbers = {"seed": int, "images": int, "value": float, "step": lambda v: int(v) if v else None}
             return cls(Row(**{k: numbers.get(k, str)(v) for k, v in line.items()}) for line in reader)
