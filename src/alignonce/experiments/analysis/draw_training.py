@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patheffects import Stroke, withStroke
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from alignonce.experiments.analysis.drawing import (
@@ -49,15 +49,16 @@ def training_figure(table: AnalysisTable, about: str) -> Figure | None:
     if not any(len(rows) for _, rows, _ in panels):
         return None
     figure = new_figure(4.8)
-    for axes, (title, rows, log) in zip(figure.subplots(2, 3, sharex=True).T.flat, panels, strict=True):
+    grid = figure.subplots(2, 3, sharex=True)
+    for axes, (title, rows, log) in zip(grid.T.flat, panels, strict=True):
         axes.set_title(title, fontsize=9)
         draw_lines(axes, rows, lambda row: float(row.step or 0))
         if log and rows.values and min(rows.values) > 0:
             axes.set_yscale("log")
             plain_numbers(axes.yaxis, rows.values)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    for axes in grid[1]:
         axes.set_xlabel("step")
-        axes.label_outer()
     add_legend(figure, table.distinct("rule"))
     measured = AnalysisTable(r for r in table if r.group != "trajectory")
     products = next((setting_of(r, "products") for r in leading), "")
@@ -93,14 +94,14 @@ def trajectory_figure(table: AnalysisTable, about: str) -> Figure:
     levels = np.linspace(low, max(high, low + 1e-6), 13)
     drawn = axes.contourf(x, y, shown, levels, cmap="Greys", alpha=0.55)
     axes.contour(x, y, shown, levels, colors="#888888", linewidths=0.5, linestyles="solid")
-    outline = [Stroke(linewidth=3.6, foreground="white"), withStroke(linewidth=3.6, foreground="white")]
+    outline = [withStroke(linewidth=3.6, foreground="white")]
     for rule in table.distinct("rule"):
         own = table.pick(rule=rule)
         xs, ys = own.pick(measure="path_x").values, own.pick(measure="path_y").values
         if not xs:
             continue
         color = rule_color(rule)
-        axes.plot(xs, ys, "-", color=color, linewidth=1.8, path_effects=outline[1:])
+        axes.plot(xs, ys, "-", color=color, linewidth=1.8, path_effects=outline)
         axes.plot(xs[1:-1], ys[1:-1], "o", color=color, markersize=4, markeredgecolor="white")
         axes.plot(xs[-1], ys[-1], "*", color=color, markersize=12, markeredgecolor="white")
         axes.plot(xs[0], ys[0], "o", color="white", markersize=6, markeredgecolor="#333333", zorder=4)
@@ -112,12 +113,11 @@ def trajectory_figure(table: AnalysisTable, about: str) -> Figure:
     bar.set_label("training loss")
     bar.set_ticks(levels[::2].tolist(), labels=[readable(10.0**level) for level in levels[::2]])
     add_legend(figure, table.distinct("rule"))
-    seeds = table.distinct("seed")
-    points = sorted({row.step for row in table if row.step is not None})
+    points = {row.step for row in table if row.step is not None}
     add_caption(
         figure,
-        f"{about.replace('final networks', f'{len(points)} checkpoints').split(', mean')[0].rstrip('.')}"
-        f"{'' if 'seed' in about.rsplit(',', 1)[-1] and 'mean' not in about else f', seed {seeds[0]}'}. "
-        f"Ring: start; star: end. Loss on {images_text(plane, 'training')}, {len(x)} x {len(y)} points.",
+        f"{about.split(', final')[0]}, {len(points)} checkpoints, seed {next(iter(table)).seed}. Ring: start; "
+        f"star: end. Paths are projected; the loss is that on the plane itself, on "
+        f"{images_text(plane, 'training')} at {len(x)} x {len(y)} points.",
     )
     return figure

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Measured(NamedTuple):
@@ -132,5 +132,7 @@ class AnalysisTable:
             reader = csv.DictReader(file)
             if tuple(reader.fieldnames or ()) != Row._fields:
                 raise ValueError(f"{path} must begin with the columns {','.join(Row._fields)}")
-            numbers = {"seed": int, "images": int, "value": float, "step": lambda v: int(v) if v else None}
+            numbers: dict[str, Callable[[str], Any]] = {
+                "seed": int, "images": int, "value": float, "step": lambda text: int(text) if text else None,
+            }  # fmt: skip
             return cls(Row(**{k: numbers.get(k, str)(v) for k, v in line.items()}) for line in reader)
