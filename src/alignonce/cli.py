@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from pydantic import Field, ValidationError, field_validator
@@ -109,6 +109,8 @@ def compare(
 def train(
     config: Annotated[RunConfig, tyro.conf.arg(name="")],
     out: Path | None = None,
+    track: tuple[Literal["alignment", "gradients", "flow"], ...] = (),
+    track_every: int = 50,
     cache: Path | None = None,
     hub: bool = True,
 ) -> int:
@@ -120,10 +122,13 @@ def train(
       alignonce train
       alignonce train --rule fa --model resnet --epochs 3 --learning-rate 1e-3
       alignonce train --data digits --depth 2 --rule soft:0.75 --out runs/digits-soft
+      alignonce train --checkpoints 5 --track alignment gradients flow --track-every 20
 
     Args:
         config: the run.
         out: Folder for the run. None: runs/DATA-MODEL-RULE-seedSEED.
+        track: Measures to take during training, on 256 training images; saved as diagnostics.csv.
+        track_every: Steps between these measures.
         cache: Folder where downloaded data sets are kept.
         hub: Whether a data set that is not on this machine may be downloaded.
 
@@ -134,13 +139,15 @@ def train(
 
     from alignonce.experiments.compare import comparison_table, train_and_save
     from alignonce.experiments.runs import RunFolder, free_folder
+    from alignonce.experiments.tracking import build_tracker
 
     folder = RunFolder(out) if out is not None else free_folder(Path("runs"), config)
     folder.prepare()
     data = _load(config.data, cache, hub, config.limit)
     console = Console()
     print(_data_line(data))
-    run = train_and_save(config, data, folder, console)
+    tracker = build_tracker(track, track_every, config, data) if track else None
+    run = train_and_save(config, data, folder, console, tracker)
     console.print(comparison_table([run]))
     print(f"Results: {folder.path}/")
     return INTERRUPTED if run.summary.status == "interrupted" else OK
@@ -198,13 +205,15 @@ def analyse(
 ) -> int:
     """Measure saved runs: what learning did, and what the trained networks withstand.
 
-    Writes one tidy table, analysis.csv, and figures. Final networks only. What was measured before with the
+    Writes one tidy table, analysis.csv, and figures, of the final networks and, with --checkpoints, of those
+    on the way, too. What was measured before with the
     same settings is not measured again, so an interrupted analysis goes on where it stopped. Exit code 0: all
     was measured; 1: some measures failed, and are listed; the others are there.
 
     For example:
       alignonce analyse runs/compare
       alignonce analyse runs/compare --measures curvature landscape --images 1000
+      alignonce analyse runs/compare --checkpoints     # runs trained with --checkpoints N
       alignonce analyse runs/bp-seed0 runs/fa-seed0 --out runs/bp-and-fa
 
     Args:

@@ -7,7 +7,8 @@ from small_runs import made_data, small_config, without_time
 
 from alignonce import RandomFeedback, set_learning_rule
 from alignonce.experiments import training
-from alignonce.experiments.training import evaluate, pick_device, train
+from alignonce.experiments.devices import pick_device
+from alignonce.experiments.training import evaluate, train
 
 
 def test_run_twice_measures_bitwise_the_same():

@@ -55,6 +55,17 @@ class Tracker:
         self.steps = steps if isinstance(steps, int) else frozenset(steps)
         self.rows: list[Row] = []
 
+    def due(self, step: int) -> bool:
+        """Tell whether this is a step to measure at.
+
+        Args:
+            step: how many updates have been made.
+
+        Returns:
+            Whether a call with this step takes measures.
+        """
+        return step % self.steps == 0 if isinstance(self.steps, int) else step in self.steps
+
     def __call__(self, step: int, model: nn.Module) -> None:
         """Take all measures, if this is a step to measure at; the model stays as it is.
 
@@ -65,8 +76,7 @@ class Tracker:
         Raises:
             TypeError: if a measure returns what cannot be written as numbers.
         """
-        due = step % self.steps == 0 if isinstance(self.steps, int) else step in self.steps
-        if not due:
+        if not self.due(step):
             return
         for name, measure in self.measures.items():
             with undisturbed(check_model(model)):

@@ -13,13 +13,16 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from alignonce.diagnostics import Tracker
+from alignonce.experiments.checkpoints import remove_checkpoints
 from alignonce.experiments.config import CompareConfig, RunConfig, TrainingConfig
 from alignonce.experiments.data.image_data import ImageData
+from alignonce.experiments.devices import pick_device
 from alignonce.experiments.figures import comparison_figure, rule_label, save_figure
 from alignonce.experiments.files import ensure_writable, write_atomically
 from alignonce.experiments.progress import RunBars
 from alignonce.experiments.runs import RunFolder, RunRecord, find_folder
-from alignonce.experiments.training import pick_device, train
+from alignonce.experiments.training import train
 
 CSV_COLUMNS = (
     "rule", "seed", "status", "test_accuracy", "test_loss", "train_accuracy", "train_loss",
@@ -75,8 +78,7 @@ def compare(config: CompareConfig, data: ImageData, out: Path, console: Console 
                     records.append(folder.load())
                     skipped += 1
                 else:
-                    folder.prepare()
-                    records.append(folder.save(run, data, train(run, data, bars.follow(run))))
+                    records.append(_train_into(folder, run, data, bars))
                 bars.finish_run()
                 if records[-1].summary.status == "interrupted":
                     raise KeyboardInterrupt
@@ -91,7 +93,11 @@ def compare(config: CompareConfig, data: ImageData, out: Path, console: Console 
 
 
 def train_and_save(
-    config: RunConfig, data: ImageData, folder: RunFolder, console: Console | None = None
+    config: RunConfig,
+    data: ImageData,
+    folder: RunFolder,
+    console: Console | None = None,
+    tracker: Tracker | None = None,
 ) -> RunRecord:
     """Do one run, and save it in a folder that holds no finished run.
 
@@ -100,6 +106,7 @@ def train_and_save(
         data: what to learn from.
         folder: where to save it.
         console: where to show progress; None shows none.
+        tracker: takes measures during training, which are saved with the run.
 
     Returns:
         The saved run.
@@ -107,7 +114,7 @@ def train_and_save(
     folder.prepare()
     config = _with_actual_data(config, data)
     with RunBars(console, 1) as bars:
-        return folder.save(config, data, train(config, data, bars.follow(config)))
+        return _train_into(folder, config, data, bars, tracker)
 
 
 def comparison_table(runs: Sequence[RunRecord]) -> Table:
@@ -139,6 +146,15 @@ def comparison_table(runs: Sequence[RunRecord]) -> Table:
             _status_text(group),
         )
     return table
+
+
+def _train_into(
+    folder: RunFolder, config: RunConfig, data: ImageData, bars: RunBars, tracker: Tracker | None = None
+) -> RunRecord:
+    folder.prepare()
+    remove_checkpoints(folder.path)
+    result = train(config, data, bars.follow(config), on_checkpoint=folder.save_checkpoint, tracker=tracker)
+    return folder.save(config, data, result)
 
 
 _Config = TypeVar("_Config", bound=TrainingConfig)

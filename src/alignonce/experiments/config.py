@@ -73,6 +73,11 @@ class TrainingConfig(NetworkConfig):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where to compute. auto: the GPU if there is one."
     )
+    checkpoints: int = Field(
+        0,
+        ge=0,
+        description="How many checkpoints to keep, evenly spread over training, its start and end included.",
+    )
     compile: bool = Field(False, description="Compile the network with torch.compile.")
 
 

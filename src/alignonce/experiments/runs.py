@@ -6,6 +6,8 @@
 | `environment.json` | versions, machine, time |
 | `metrics.csv` | everything measured: step, epoch, metric, layer, value |
 | `model.safetensors` | the trained network, feedback weights included (not after a divergence) |
+| `checkpoints/step-000000.safetensors`, ... | the network at these steps, likewise, if any were asked for |
+| `diagnostics.csv` | what a tracker measured: step, measure, layer, value; if there was one |
 | `summary.json` | how the run ended, final numbers, the data; written last |
 
 Each file is written beside its place and then moved there, so that a reader never meets half a file.
@@ -13,9 +15,10 @@ Each file is written beside its place and then moved there, so that a reader nev
 
 from __future__ import annotations
 
+import csv
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -24,6 +27,8 @@ from pydantic import BaseModel, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from alignonce.diagnostics import Row
+from alignonce.experiments.checkpoints import checkpoint_file, saved_steps
 from alignonce.experiments.config import RunConfig
 from alignonce.experiments.data.image_data import ImageData
 from alignonce.experiments.files import ensure_writable, write_atomically
@@ -88,15 +93,18 @@ class RunFolder:
         environment = describe_environment(result.device)
         # While the other files change, no old summary may vouch for them.
         (self.path / "summary.json").unlink(missing_ok=True)
-        model_file = self.path / "model.safetensors"
+        model_file, rows_file = self.path / "model.safetensors", self.path / "diagnostics.csv"
         write_atomically(self.path / "config.json", _as_json(config))
         write_atomically(self.path / "environment.json", _as_json(environment))
         write_atomically(self.path / "metrics.csv", result.metrics.write_csv)
+        if result.diagnostics:
+            write_atomically(rows_file, lambda path: _write_rows(path, result.diagnostics))
+        else:
+            rows_file.unlink(missing_ok=True)
         if result.status == "diverged":
             model_file.unlink(missing_ok=True)
         else:
-            state = {name: value.cpu().contiguous() for name, value in result.model.state_dict().items()}
-            write_atomically(model_file, lambda path: save_file(state, path))
+            _save_state(model_file, result.model)
         write_atomically(self.path / "summary.json", _as_json(summary))
         return RunRecord(self.path, config, environment, result.metrics, summary)
 
@@ -119,25 +127,51 @@ class RunFolder:
             _read_json(self.path / "summary.json", Summary),
         )
 
-    def load_model(self) -> nn.Module:
+    def save_checkpoint(self, step: int, model: nn.Module) -> None:
+        """Write the network as it is during training.
+
+        Args:
+            step: updates made.
+            model: the network.
+        """
+        file = checkpoint_file(self.path, step)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _save_state(file, model)
+
+    def checkpoint_steps(self) -> list[int]:
+        """List the checkpoints.
+
+        Returns:
+            Their steps, ascending; none if the run kept none.
+        """
+        return saved_steps(self.path)
+
+    def load_model(self, step: int | None = None) -> nn.Module:
         """Rebuild the trained network, under its learning rule.
+
+        Args:
+            step: of a checkpoint; None takes the final network.
 
         Returns:
             The network, on the CPU, in training mode.
 
         Raises:
-            FileNotFoundError: no run, or none with a network, is in the folder.
+            FileNotFoundError: no run, or none with a network or with this checkpoint, is in the folder.
         """
         run = self.load()
-        if not (self.path / "model.safetensors").exists():
-            raise FileNotFoundError(f"{self.path} holds no network: its run {run.summary.status}")
+        file = self.path / "model.safetensors" if step is None else checkpoint_file(self.path, step)
+        if not file.exists():
+            if step is None:
+                raise FileNotFoundError(f"{self.path} holds no network: its run {run.summary.status}")
+            known = " ".join(map(str, self.checkpoint_steps())) or "none"
+            raise FileNotFoundError(f"{self.path} holds no checkpoint of step {step}; there are: {known}")
         facts = run.summary.data
         channels = facts.image_shape[0]
         # Mean and deviation of the pixels are buffers of the network: they come with its state.
         model = build_run_model(
             run.config, facts.image_shape, facts.num_classes, [0.0] * channels, [1.0] * channels
         )
-        model.load_state_dict(load_file(self.path / "model.safetensors"))
+        model.load_state_dict(load_file(file))
         return model
 
 
@@ -189,6 +223,18 @@ def _numbered(parent: Path, name: str) -> Iterator[RunFolder]:
     yield RunFolder(parent / name)
     for number in itertools.count(2):
         yield RunFolder(parent / f"{name}-{number}")
+
+
+def _save_state(file: Path, model: nn.Module) -> None:
+    state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+    write_atomically(file, lambda path: save_file(state, path))
+
+
+def _write_rows(path: Path, rows: Sequence[Row]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(Row._fields)
+        writer.writerows(rows)
 
 
 def _as_json(values: BaseModel) -> str:

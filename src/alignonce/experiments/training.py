@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alignonce import alignment, evolve
+from alignonce.diagnostics import Row, Tracker
+from alignonce.experiments.checkpoints import checkpoint_steps
 from alignonce.experiments.config import RunConfig, TrainingConfig
 from alignonce.experiments.data.image_data import ImageData
+from alignonce.experiments.devices import device_name, pick_device
 from alignonce.experiments.metrics import Measurement, Metrics, angle_deg
 from alignonce.experiments.models import build_run_model
 from alignonce.experiments.seeds import derived_seed
@@ -41,7 +44,8 @@ class TrainingResult:
     """What came out of a run.
 
     `step` counts the updates made. In a diverged run it is the first step whose loss was not finite, and the
-    network is of no use. In an interrupted run the network is as it was at the interruption.
+    network is of no use. In an interrupted run the network is as it was at the interruption. `diagnostics`
+    are the tracker's rows.
     """
 
     status: Status
@@ -51,6 +55,7 @@ class TrainingResult:
     device: str
     metrics: Metrics
     model: nn.Module
+    diagnostics: Sequence[Row] = ()
 
 
 class _Diverged(Exception):
@@ -59,27 +64,13 @@ class _Diverged(Exception):
         self.step = step
 
 
-def pick_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """Choose where to compute.
-
-    Args:
-        name: `auto` takes a GPU if there is one.
-
-    Returns:
-        The device.
-
-    Raises:
-        ValueError: `cuda` is asked for and there is none.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device cuda: this machine or this build of torch has no CUDA; use auto or cpu")
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
-
-
 def train(
-    config: RunConfig, data: ImageData, on_progress: Callable[[Progress], None] = lambda progress: None
+    config: RunConfig,
+    data: ImageData,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    *,
+    on_checkpoint: Callable[[int, nn.Module], None] = lambda step, model: None,
+    tracker: Tracker | None = None,
 ) -> TrainingResult:
     """Train a network as configured, and measure it on the way.
 
@@ -91,6 +82,8 @@ def train(
         config: the run.
         data: the images and labels.
         on_progress: called every few steps.
+        on_checkpoint: called with the step and the network at each checkpoint of the configuration.
+        tracker: called before the first step and after each; what is learnt is the same to the bit.
 
     Returns:
         The trained network and its measurements.
@@ -106,6 +99,7 @@ def train(
 
     steps_per_epoch = math.ceil(len(train_labels) / config.batch_size)
     total_steps = steps_per_epoch * config.epochs
+    checkpoints = checkpoint_steps(config.checkpoints, total_steps)
     early = {math.ceil(part * steps_per_epoch) for part in EARLY_EPOCHS} - {steps_per_epoch}
     metrics = Metrics()
     start = time.perf_counter()
@@ -135,8 +129,19 @@ def train(
         rows += [("seconds", "", time.perf_counter() - start)]
         metrics.extend([Measurement(step, epoch, *row) for row in rows])
 
+    def look() -> None:
+        """Let the tracker and the checkpoints see the network, unless it is known to be broken by now."""
+        if step in checkpoints or (tracker and tracker.due(step)):
+            collect_losses()
+            on_progress(Progress(step, total_steps, metrics.last("test_accuracy")))
+        if tracker:
+            tracker(step, model)
+        if step in checkpoints:
+            on_checkpoint(step, model)
+
     try:
         measure()
+        look()
         for _ in range(config.epochs):
             order = torch.randperm(len(train_labels), generator=batches).to(device)
             epoch_losses.clear()
@@ -161,6 +166,7 @@ def train(
                 if step in early:
                     collect_losses()
                     measure()
+                look()
 
             collect_losses()
             train_loss = sum(epoch_losses) / len(epoch_losses)
@@ -185,7 +191,8 @@ def train(
         except _Diverged as divergence:
             status, step = "diverged", divergence.step
     seconds = time.perf_counter() - start
-    return TrainingResult(status, step, total_steps, seconds, _device_name(device), metrics, model)
+    rows = tracker.rows if tracker is not None else ()
+    return TrainingResult(status, step, total_steps, seconds, device_name(device), metrics, model, rows)
 
 
 def as_pixels(images: Tensor) -> Tensor:
@@ -241,7 +248,3 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opt
     if config.optimizer == "adamw":
         return torch.optim.AdamW(weights, lr=rate, weight_decay=decay, fused=True)
     return torch.optim.SGD(weights, lr=rate, momentum=config.momentum, weight_decay=decay, fused=True)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

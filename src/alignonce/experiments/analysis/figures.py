@@ -7,7 +7,13 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from alignonce.experiments.analysis import draw_curvature, draw_layers, draw_performance, draw_robustness
+from alignonce.experiments.analysis import (
+    draw_curvature,
+    draw_layers,
+    draw_performance,
+    draw_robustness,
+    draw_training,
+)
 from alignonce.experiments.analysis.plan import AnalysisPlan, GroupName
 from alignonce.experiments.analysis.table import AnalysisTable
 from alignonce.experiments.figures import save_figure, style
@@ -43,9 +49,12 @@ def save_all_figures(
         The files, PNG and PDF.
     """
     about, files = _describe(runs), []
-    for name, (group, draw) in FIGURES.items():
-        rows = table.pick(group=group)
-        if group not in plan.measures or not len(rows):
+    final, checkpoints = table.pick(step=None), AnalysisTable(r for r in table if r.step is not None)
+    work = [(name, final.pick(group=g), draw) for name, (g, draw) in FIGURES.items() if g in plan.measures]
+    work += [("training", checkpoints, draw_training.training_figure)]
+    work += [("trajectory", table.pick(group="trajectory"), draw_training.trajectory_figure)]
+    for name, rows, draw in work:
+        if not len(rows):
             continue
         with style():
             figure = draw(rows, about)

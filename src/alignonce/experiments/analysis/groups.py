@@ -31,15 +31,17 @@ class Group:
     others: tuple[str, ...] = ()
     library: tuple[str, str] | None = None
     """The module, and the extra that brings it."""
+    at_checkpoints: tuple[str, ...] = ()
+    """Titles of the steps that are taken at checkpoints, too: those that cost little."""
 
 
 _GROUPS = (
-    Group("alignment", measure_layers.alignment_steps),
-    Group("flow", measure_layers.flow_steps),
+    Group("alignment", measure_layers.alignment_steps, at_checkpoints=("signals", "gradients")),
+    Group("flow", measure_layers.flow_steps, at_checkpoints=("norms",)),
     Group(
         "curvature", measure_curvature.curvature_steps,
         ("eigenvalues", "products", "density_runs", "radius", "adaptive_radius"),
-        library=("hessian_eigenthings", "diagnostics"),
+        library=("hessian_eigenthings", "diagnostics"), at_checkpoints=("eigenvalues", "trace"),
     ),
     Group("landscape", measure_curvature.landscape_steps, ("points",), ("start",)),
     Group("generalisation", measure_performance.generalisation_steps),

@@ -44,7 +44,8 @@ class Part:
         }
         chosen = plan.model_dump(mode="json", include={"seed", *group.fields})
         config = subject.record.config
-        name = f"{config.rule.replace(':', '-')}-seed{config.seed}-{group.name}.json"
+        at = "" if subject.step is None else f"-step{subject.step:06}"
+        name = f"{config.rule.replace(':', '-')}-seed{config.seed}{at}-{group.name}.json"
         return cls(
             out / "parts" / name,
             {

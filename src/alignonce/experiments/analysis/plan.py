@@ -3,7 +3,7 @@
 The default sizes are such that six runs of the default network take a few minutes on two cores.
 """
 
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -26,6 +26,8 @@ DEFAULT_IMAGES: dict[GroupName, int] = {
 """Images of each group: of training images for the first four, of test images for the rest, both once for
 generalisation."""
 
+CHECKPOINT_IMAGES, CHECKPOINT_PRODUCTS = 128, 20
+
 
 class AnalysisPlan(BaseModel):
     """What to measure, on how many images and how thoroughly."""
@@ -41,6 +43,11 @@ class AnalysisPlan(BaseModel):
         description="Images that each group is measured on. None: "
         + ", ".join(f"{name} {number}" for name, number in DEFAULT_IMAGES.items())
         + ".",
+    )
+    checkpoints: bool = Field(
+        False,
+        description="Measure alignment, flow and curvature at each checkpoint of the runs, too, and draw "
+        "the paths of training.",
     )
     seed: int = Field(0, ge=0, description="Seed of random vectors, planes, corruptions and attacks.")
     device: Literal["auto", "cpu", "cuda"] = Field(
@@ -90,6 +97,16 @@ class AnalysisPlan(BaseModel):
         if not all(0 < value <= 255 for value in values):
             raise ValueError(f"eps must be above 0 and at most 255, got {' '.join(map(str, values))}")
         return tuple(sorted(set(values)))
+
+    def at_checkpoints(self) -> Self:
+        """Make the plan for checkpoints, of which there are many: on fewer images, with fewer products.
+
+        Returns:
+            The smaller plan.
+        """
+        images = CHECKPOINT_IMAGES if self.images is None else min(self.images, CHECKPOINT_IMAGES)
+        products = min(self.products, CHECKPOINT_PRODUCTS)
+        return self.model_copy(update={"images": images, "products": products, "eigenvalues": 1})
 
     def images_for(self, group: GroupName) -> int:
         """Say on how many images a group is measured, if there are so many.

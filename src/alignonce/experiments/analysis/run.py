@@ -1,4 +1,4 @@
-"""Analysing saved runs: all measures of all runs, one table, figures. Final networks only, no checkpoints."""
+"""Analysing saved runs: all measures of all runs and, if wanted, of their checkpoints; one table, figures."""
 
 from __future__ import annotations
 
@@ -18,11 +18,17 @@ from alignonce.experiments.analysis.plan import AnalysisPlan
 from alignonce.experiments.analysis.progress import AnalysisBars
 from alignonce.experiments.analysis.subjects import Subject, find_runs, make_subjects
 from alignonce.experiments.analysis.table import AnalysisTable, Measured, Row
+from alignonce.experiments.analysis.trajectory import (
+    measure_trajectory,
+    trails_of,
+    trajectory_part,
+    trajectory_rows,
+)
 from alignonce.experiments.data.image_data import ImageData
+from alignonce.experiments.devices import pick_device
 from alignonce.experiments.files import ensure_writable, write_atomically
 from alignonce.experiments.records import DataFacts
 from alignonce.experiments.runs import RunRecord
-from alignonce.experiments.training import pick_device
 
 
 @dataclass(frozen=True)
@@ -84,8 +90,12 @@ def analyse(
     ensure_writable(out)
     material = Material(lambda: _checked(load(runs[0]), runs[0]), pick_device(plan.device))
     subjects = make_subjects(runs, material)
-    work = [(s, g, Part.of(out, s, g, plan)) for s in subjects for g in groups]
-    if any(part.read() is None for _, _, part in work):
+    work = [(s, g, Part.of(out, s, g, plan), plan) for s in subjects for g in groups]
+    trails = trails_of(subjects) if plan.checkpoints else []
+    small, path = plan.at_checkpoints(), trajectory_part(out, trails, plan) if trails else None
+    often = [g for g in groups if g.at_checkpoints]
+    work += [(s, g, Part.of(out, s, g, small), small) for trail in trails for s in trail for g in often]
+    if any(part.read() is None for _, _, part, _ in work) or (path is not None and path.read() is None):
         # Before any work: every run needs them.
         material.data  # noqa: B018
 
@@ -94,19 +104,27 @@ def analyse(
     skipped, interrupted = 0, False
     with AnalysisBars(console, len(work)) as bars:
         try:
-            for subject, group, part in work:
+            for subject, group, part, sizes in work:
                 measured = part.read()
                 if measured is not None:
                     skipped += 1
                 else:
                     try:
-                        measured = _measure(subject, group, plan, bars)
+                        measured = _measure(subject, group, sizes, bars)
                         part.write(measured)
                     # Whatever goes wrong in one measure, the others are still worth having.
                     except Exception as error:
                         failures.append(_failure(subject, group, error))
                 rows += _with_head(subject, group, measured or [])
                 bars.finish_part()
+            if path is not None:
+                bars.begin("plane of the trajectories", 1)
+                try:
+                    if (measured := path.read()) is None:
+                        path.write(measured := measure_trajectory(trails, plan))
+                    rows += trajectory_rows(trails, measured)
+                except ValueError as error:
+                    failures.append(Failure("all runs", "trajectory", " ".join(str(error).split())))
         except KeyboardInterrupt:
             interrupted = True
     measured_rows = AnalysisTable(rows)
@@ -143,6 +161,8 @@ def failure_lines(failures: Sequence[Failure]) -> list[str]:
 def _measure(subject: Subject, group: Group, plan: AnalysisPlan, bars: AnalysisBars) -> list[Measured]:
     config = subject.record.config
     steps = group.steps(subject, plan)
+    if subject.step is not None:
+        steps = [step for step in steps if step.title in group.at_checkpoints]
     bars.begin(f"{config.rule}, seed {config.seed}: {group.name}", len(steps))
     rows: list[Measured] = []
     for step in steps:
@@ -154,7 +174,7 @@ def _measure(subject: Subject, group: Group, plan: AnalysisPlan, bars: AnalysisB
 
 def _with_head(subject: Subject, group: Group, measured: Sequence[Measured]) -> list[Row]:
     config = subject.record.config
-    return [Row(subject.name, config.rule, config.seed, group.name, *row) for row in measured]
+    return [Row(subject.name, config.rule, config.seed, group.name, *row, subject.step) for row in measured]
 
 
 def _failure(subject: Subject, group: Group, error: Exception) -> Failure:

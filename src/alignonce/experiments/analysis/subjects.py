@@ -13,11 +13,12 @@ from torch import nn
 
 from alignonce import feedback_weights
 from alignonce.experiments.analysis.material import Material
+from alignonce.experiments.checkpoints import checkpoint_file
 from alignonce.experiments.rule_specs import KNOWN_RULES, split_rule
 from alignonce.experiments.runs import RunFolder, RunRecord
 
 # What runs of one comparison may differ in.
-_FREE = ("rule", "seed", "device", "compile")
+_FREE = ("rule", "seed", "device", "compile", "checkpoints")
 
 
 def find_runs(paths: Sequence[Path]) -> list[RunRecord]:
@@ -84,16 +85,19 @@ class Subject:
     material: Material
     reference: Subject | None = None
     start: Subject | None = None
+    step: int | None = None
+    """Of a checkpoint; None is the final network."""
 
     @cached_property
     def model(self) -> nn.Module:
         """The trained network under its rule, in training mode, on the device of the images."""
-        return RunFolder(self.record.folder).load_model().to(self.material.device)
+        return RunFolder(self.record.folder).load_model(self.step).to(self.material.device)
 
     @cached_property
     def fingerprint(self) -> str:
         """Tells whether this is still the network that was measured; "" if there is none."""
-        file = self.record.folder / "model.safetensors"
+        folder = self.record.folder
+        file = folder / "model.safetensors" if self.step is None else checkpoint_file(folder, self.step)
         return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else ""
 
     @property

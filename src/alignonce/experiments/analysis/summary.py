@@ -51,6 +51,7 @@ def summary_table(table: AnalysisTable) -> Table:
     Returns:
         The table, to be printed by rich; columns that nothing was measured for are left out.
     """
+    table = table.pick(step=None)
     eps = _shown_eps(table)
     rules = table.distinct("rule")
     cells = {column: [_cell(table, column, rule, eps) for rule in rules] for column in _COLUMNS}

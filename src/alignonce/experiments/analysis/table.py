@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Measured(NamedTuple):
@@ -23,7 +23,7 @@ class Measured(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One number of the table: `Measured`, and of which run and group."""
+    """One number of the table: `Measured`, and of which run and group; `step` of a checkpoint, or None."""
 
     run: str
     rule: str
@@ -34,6 +34,7 @@ class Row(NamedTuple):
     setting: str
     images: int
     value: float
+    step: int | None = None
 
 
 def settings(**values: str | float) -> str:
@@ -131,5 +132,7 @@ class AnalysisTable:
             reader = csv.DictReader(file)
             if tuple(reader.fieldnames or ()) != Row._fields:
                 raise ValueError(f"{path} must begin with the columns {','.join(Row._fields)}")
-            numbers = {"seed": int, "images": int, "value": float}
+            numbers: dict[str, Callable[[str], Any]] = {
+                "seed": int, "images": int, "value": float, "step": lambda text: int(text) if text else None,
+            }  # fmt: skip
             return cls(Row(**{k: numbers.get(k, str)(v) for k, v in line.items()}) for line in reader)
