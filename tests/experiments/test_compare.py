@@ -57,7 +57,7 @@ def test_table_names_rules_spread_and_status(tmp_path):
 
 def test_second_comparison_skips_what_is_finished(tmp_path, monkeypatch):
     first = compare(small_comparison(), made_data(), tmp_path)
-    monkeypatch.setattr(module, "train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(module, "train", lambda *_, **options: pytest.fail("trained again"))
     second = compare(small_comparison(), made_data(), tmp_path)
     assert second.skipped == 3
     assert second.runs == first.runs
@@ -78,9 +78,9 @@ def test_other_configuration_in_the_same_folder_keeps_the_old_runs(tmp_path):
 
 
 def test_run_that_diverges_does_not_stop_the_others(tmp_path, monkeypatch):
-    def train_badly_under_fa(config, data, on_progress):
+    def train_badly_under_fa(config, data, on_progress, **options):
         worse = {"optimizer": "sgd", "learning_rate": 1e12} if config.rule == "fa" else {}
-        return train(config.model_copy(update=worse), data, on_progress)
+        return train(config.model_copy(update=worse), data, on_progress, **options)
 
     monkeypatch.setattr(module, "train", train_badly_under_fa)
     result = compare(small_comparison(), made_data(), tmp_path)
@@ -97,12 +97,12 @@ def test_all_runs_may_diverge(tmp_path):
 
 
 def test_interrupt_saves_the_run_stops_and_goes_on_next_time(tmp_path, monkeypatch):
-    def train_until_ctrl_c(config, data, on_progress):
+    def train_until_ctrl_c(config, data, on_progress, **options):
         def interrupt(progress):
             if config.rule == "fa":
                 raise KeyboardInterrupt
 
-        return train(config, data, interrupt)
+        return train(config, data, interrupt, **options)
 
     monkeypatch.setattr(module, "train", train_until_ctrl_c)
     result = compare(small_comparison(), made_data(), tmp_path)
@@ -117,7 +117,7 @@ def test_interrupt_saves_the_run_stops_and_goes_on_next_time(tmp_path, monkeypat
 
 
 def test_interrupt_before_any_measurement_is_passed_on(tmp_path, monkeypatch):
-    def interrupt(*_):
+    def interrupt(*_, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "train", interrupt)
@@ -126,7 +126,7 @@ def test_interrupt_before_any_measurement_is_passed_on(tmp_path, monkeypatch):
 
 
 def test_unwritable_folder_is_found_before_training(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "train", lambda *_: pytest.fail("trained in vain"))
+    monkeypatch.setattr(module, "train", lambda *_, **options: pytest.fail("trained in vain"))
     (tmp_path / "file").write_text("")
     with pytest.raises(PermissionError, match="out: cannot write into"):
         compare(small_comparison(), made_data(), tmp_path / "file")

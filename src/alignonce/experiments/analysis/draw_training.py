@@ -116,8 +116,8 @@ def trajectory_figure(table: AnalysisTable, about: str) -> Figure:
     points = {row.step for row in table if row.step is not None}
     add_caption(
         figure,
-        f"{about.split(', final')[0]}, {len(points)} checkpoints, seed {next(iter(table)).seed}. Ring: start; "
-        f"star: end. Paths are projected; the loss is that on the plane itself, on "
+        f"{about.split(', final')[0]}, {len(points)} checkpoints, seed {next(iter(table)).seed}. "
+        f"Ring: start; star: end. Paths are projected; the loss is that on the plane itself, on "
         f"{images_text(plane, 'training')} at {len(x)} x {len(y)} points.",
     )
     return figure
