@@ -8,6 +8,7 @@ from alignonce.diagnostics.alignment import alignment
 from alignonce.direct import DirectFeedback
 from alignonce.evolution import evolve
 from alignonce.evolving_rules import KolenPollack, PeriodicAlignment, SignSymmetry, WeightMirror
+from alignonce.formats import FP8, Dense, FeedbackFormat, Int4, Int8, LowRank, SemiStructured, Sign, Sparse
 from alignonce.noise_pretraining import pretrain_on_noise
 from alignonce.rules import Backpropagation, LearningRule, RandomFeedback, SoftAlignment
 from alignonce.summary import RuleSummary
@@ -15,15 +16,24 @@ from alignonce.summary import RuleSummary
 __version__ = version("alignonce")
 
 __all__ = [
+    "FP8",
     "Backpropagation",
+    "Dense",
     "DirectFeedback",
+    "FeedbackFormat",
+    "Int4",
+    "Int8",
     "KolenPollack",
     "LearningRule",
+    "LowRank",
     "PeriodicAlignment",
     "RandomFeedback",
     "RuleSummary",
+    "SemiStructured",
+    "Sign",
     "SignSymmetry",
     "SoftAlignment",
+    "Sparse",
     "TransportReport",
     "WeightMirror",
     "alignment",

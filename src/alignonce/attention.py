@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alignonce import functional
+from alignonce.formats.compressed import HeldFeedback
 from alignonce.layers import FeedbackLayer, register_kind
 
 __all__ = ["FeedbackMultiheadAttention"]
@@ -25,10 +26,10 @@ class FeedbackMultiheadAttention(FeedbackLayer, nn.MultiheadAttention):
     plain_class = nn.MultiheadAttention
     weight_names = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
     in_proj_weight: nn.Parameter | None  # type: ignore[assignment]
-    in_proj_feedback: Tensor
-    q_proj_feedback: Tensor
-    k_proj_feedback: Tensor
-    v_proj_feedback: Tensor
+    in_proj_feedback: HeldFeedback
+    q_proj_feedback: HeldFeedback
+    k_proj_feedback: HeldFeedback
+    v_proj_feedback: HeldFeedback
 
     def forward(
         self,
@@ -84,7 +85,7 @@ class FeedbackMultiheadAttention(FeedbackLayer, nn.MultiheadAttention):
             return q, k, v
         if self.in_proj_weight is not None:
             weights = self.in_proj_weight.chunk(3)
-            feedbacks = self.in_proj_feedback.chunk(3)
+            feedbacks: tuple[functional.Feedback, ...] = self.in_proj_feedback.chunk(3)
         else:
             weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
             feedbacks = (self.q_proj_feedback, self.k_proj_feedback, self.v_proj_feedback)

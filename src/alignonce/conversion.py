@@ -14,6 +14,8 @@ import alignonce.attention
 import alignonce.recurrent  # noqa: F401  (both make their kinds of layers known)
 from alignonce import direct
 from alignonce.direct import DirectFeedback
+from alignonce.formats import Dense, FeedbackFormat
+from alignonce.formats.compressed import CompressedFeedback, HeldFeedback, as_matrix
 from alignonce.layers import (
     FeedbackLayer,
     computes_like,
@@ -36,6 +38,7 @@ _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 _SEVERAL_IN_ONE = (nn.MultiheadAttention, *_RECURRENT)
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+_DENSE = Dense()
 
 
 def set_learning_rule(
@@ -43,6 +46,7 @@ def set_learning_rule(
     rule: LearningRule,
     *,
     where: Where = None,
+    format: FeedbackFormat = _DENSE,
     unconvertible: str = "raise",
     norms: str = "exact",
     inputs: Inputs | None = None,
@@ -65,6 +69,8 @@ def set_learning_rule(
         rule: the learning rule.
         where: the layers to change, all others staying as they are: names or globs of modules (a name
             stands for all that is in the module too), or a function of a module's name and the module.
+        format: how feedback weights are stored and multiplied (:mod:`alignonce.formats`); other than
+            ``Dense()`` only for rules whose feedback weights stay fixed.
         unconvertible: what to do with layers that should be converted and cannot be: ``"raise"``, or
             ``"exact"`` to leave them with exact gradients.
         norms: how the error goes back through the scale of norm layers (BatchNorm, InstanceNorm, LayerNorm,
@@ -79,12 +85,13 @@ def set_learning_rule(
         bytes, and each module that was left exact, with the reason.
 
     Raises:
-        TypeError: if ``model`` is no module or ``rule`` no learning rule.
-        ValueError: if there is nothing to convert, if layers cannot be converted (all are named), if a
-            pattern in ``where`` fits nothing, or if a forward weight fits no feedback weight (all zero,
-            NaN, out of the rule's reach).
+        TypeError: if ``model`` is no module, ``rule`` no learning rule or ``format`` no format.
+        ValueError: if the rule cannot have the format, if there is nothing to convert, if layers cannot be
+            converted (all are named), if a pattern in ``where`` fits nothing, or if a forward weight fits
+            no feedback weight (all zero, NaN, out of the rule's reach).
     """
     _check_arguments(model, rule, unconvertible, norms)
+    _check_format(rule, format)
     model = unwrap(model)
     if isinstance(rule, DirectFeedback):
         return _set_direct_feedback(model, rule, where, norms, inputs)
@@ -118,7 +125,7 @@ def set_learning_rule(
             + ("" if where is None else " among the modules that where= selects")
         )
 
-    feedback: dict[int, Tensor] = {}
+    feedback: dict[int, HeldFeedback] = {}
     names = weight_names(model)
     depths = {key: depth for depth, key in enumerate(names)}
     rows: list[FeedbackRow] = []
@@ -129,11 +136,11 @@ def set_learning_rule(
             shared = id(weight) in feedback
             if not shared:
                 first, depth = names.get(id(weight), name), depths.get(id(weight), 0)
-                feedback[id(weight)] = layer_rule.feedback_for(weight, first, depth)
-            plain_class = layer.plain_class if isinstance(layer, FeedbackLayer) else type(layer)
+                value = layer_rule.feedback_for(weight, first, depth)
+                feedback[id(weight)] = value if _is_norm(layer) else _compressed(value, format)
             rows.append(
                 FeedbackRow.of(
-                    _join(name, weight_name), plain_class, layer_rule, weight, feedback[id(weight)], shared
+                    _join(name, weight_name), layer, layer_rule, weight, feedback[id(weight)], shared
                 )
             )
     _free_norms(model, selected)
@@ -179,7 +186,7 @@ def feedback_weights(model: nn.Module) -> Iterator[tuple[str, Tensor, Tensor]]:
                 weight = getattr(layer, weight_name)
                 if id(weight) not in seen:
                     seen.add(id(weight))
-                    yield _join(name, weight_name), weight, getattr(layer, feedback_name(weight_name))
+                    yield _join(name, weight_name), weight, layer.feedback_of(weight_name)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -237,6 +244,27 @@ def _check_arguments(model: object, rule: object, unconvertible: str, norms: str
         raise ValueError(f"unconvertible must be 'raise' or 'exact', got {unconvertible!r}")
     if norms not in ("exact", "fixed"):
         raise ValueError(f"norms must be 'exact' or 'fixed', got {norms!r}")
+
+
+def _check_format(rule: LearningRule, format: object) -> None:
+    if not isinstance(format, FeedbackFormat):
+        hint = " (an instance, with parentheses)" if isinstance(format, type) else ""
+        raise TypeError(f"format must be a FeedbackFormat{hint}, got {format!r}")
+    if format == _DENSE:
+        return
+    if isinstance(rule, Backpropagation):
+        raise ValueError(f"format={format}: backpropagation has no feedback weights to compress")
+    if rule.evolves or isinstance(rule, DirectFeedback):
+        why = "changes its own" if rule.evolves else "has others"
+        raise ValueError(
+            f"format={format} is for rules with one fixed feedback weight for each layer (RandomFeedback, "
+            f"SoftAlignment, SignSymmetry(once=True)); {rule} {why}: leave format= out"
+        )
+
+
+def _compressed(feedback: Tensor, format: FeedbackFormat) -> HeldFeedback:
+    fitted = format.fitted(as_matrix(tuple(feedback.shape)))
+    return feedback if fitted == _DENSE else CompressedFeedback(fitted, feedback)
 
 
 def _selection(model: nn.Module, where: Where) -> set[str]:

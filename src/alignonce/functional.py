@@ -6,7 +6,10 @@ gradient of the input is backpropagation's with B where W would stand (Lillicrap
 doi:10.1038/ncomms13276; one-time soft alignment: Cheon et al. 2025, arXiv 2505.20892). W is never saved
 for the backward pass, so no weight transport is possible.
 
-B has the shape, dtype and device of W and never receives a gradient.
+B has the shape and device of W and never receives a gradient. It is a tensor of W's dtype, or compressed
+(:mod:`alignonce.formats`). A compressed one goes another way, so that tensors pay nothing for it: the
+operation runs on the input without its graph, which leaves the gradients of W and the bias, and an identity
+after it carries the error back to the input (:mod:`alignonce.carrying`).
 """
 
 import math
@@ -19,18 +22,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["bilinear", "conv", "conv_transpose", "linear", "substitute"]
+from alignonce.carrying import CarryBilinear, CarryConvolution, CarryLinear
+from alignonce.formats.compressed import Feedback
+
+__all__ = ["Feedback", "bilinear", "conv", "conv_transpose", "linear", "substitute"]
 
 Size = int | Sequence[int]
 
 
-def linear(input: Tensor, weight: Tensor, feedback: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(input: Tensor, weight: Tensor, feedback: Feedback, bias: Tensor | None = None) -> Tensor:
     """Apply a linear map forwards with W and carry the error back with B.
 
     Args:
         input: (*, in_features), with any number of leading dimensions, none included.
         weight: the forward weight W, (out_features, in_features).
-        feedback: the feedback weight B, of W's shape.
+        feedback: the feedback weight B, of W's shape, as a tensor or compressed.
         bias: (out_features,) or None.
 
     Returns:
@@ -40,12 +46,15 @@ def linear(input: Tensor, weight: Tensor, feedback: Tensor, bias: Tensor | None 
         ValueError: if ``feedback`` has not the shape of ``weight``.
     """
     _check_feedback(weight, feedback)
+    if not isinstance(feedback, Tensor):
+        output = linear(input.detach(), weight, _placeholder(weight), bias)
+        return _apply(CarryLinear, input, output, feedback.format, feedback.shape, *feedback.tensors)
     input, weight, feedback, bias = _autocast(input, weight, feedback, bias)
     return _apply(_Linear, input, weight, bias, feedback)
 
 
 def bilinear(
-    input1: Tensor, input2: Tensor, weight: Tensor, feedback: Tensor, bias: Tensor | None = None
+    input1: Tensor, input2: Tensor, weight: Tensor, feedback: Feedback, bias: Tensor | None = None
 ) -> Tensor:
     """Apply a bilinear map forwards with W and carry the error back to both inputs with B.
 
@@ -53,7 +62,7 @@ def bilinear(
         input1: (*, in1_features).
         input2: (*, in2_features), with the leading dimensions of ``input1``.
         weight: the forward weight W, (out_features, in1_features, in2_features).
-        feedback: the feedback weight B, of W's shape.
+        feedback: the feedback weight B, of W's shape, as a tensor or compressed.
         bias: (out_features,) or None.
 
     Returns:
@@ -65,6 +74,11 @@ def bilinear(
     _check_feedback(weight, feedback)
     if input1 is input2:
         input2 = input2.view_as(input2)  # the compiler takes no tensor twice
+    if not isinstance(feedback, Tensor):
+        output = bilinear(input1.detach(), input2.detach(), weight, _placeholder(weight), bias)
+        return _apply(
+            CarryBilinear, input1, input2, output, feedback.format, feedback.shape, *feedback.tensors
+        )
     input1, input2, weight, feedback, bias = _promote(input1, input2, weight, feedback, bias)
     return _apply(_Bilinear, input1, input2, weight, bias, feedback)
 
@@ -72,7 +86,7 @@ def bilinear(
 def conv(
     input: Tensor,
     weight: Tensor,
-    feedback: Tensor,
+    feedback: Feedback,
     bias: Tensor | None = None,
     stride: Size = 1,
     padding: Size | str = 0,
@@ -86,7 +100,7 @@ def conv(
         input: (N, in_channels, *spatial), or without N.
         weight: the forward weight W, (out_channels, in_channels / groups, *kernel); the length of
             ``kernel`` says how many spatial dimensions there are.
-        feedback: the feedback weight B, of W's shape.
+        feedback: the feedback weight B, of W's shape, as a tensor or compressed.
         bias: (out_channels,) or None.
         stride: one number for all spatial dimensions, or one each; likewise ``dilation``.
         padding: the same, or ``"valid"`` (none) or ``"same"`` (output size = input size; stride 1 only).
@@ -116,7 +130,7 @@ def conv(
 def conv_transpose(
     input: Tensor,
     weight: Tensor,
-    feedback: Tensor,
+    feedback: Feedback,
     bias: Tensor | None = None,
     stride: Size = 1,
     padding: Size = 0,
@@ -129,7 +143,7 @@ def conv_transpose(
     Args:
         input: (N, in_channels, *spatial), or without N.
         weight: the forward weight W, (in_channels, out_channels / groups, *kernel).
-        feedback: the feedback weight B, of W's shape.
+        feedback: the feedback weight B, of W's shape, as a tensor or compressed.
         bias: (out_channels,) or None.
         stride: one number for all spatial dimensions, or one each; likewise the other sizes.
         padding: zero padding that is removed from the output.
@@ -271,7 +285,7 @@ class _Convolution(torch.autograd.Function):
 def _convolve(
     input: Tensor,
     weight: Tensor,
-    feedback: Tensor,
+    feedback: Feedback,
     bias: Tensor | None,
     stride: list[int],
     padding: list[int],
@@ -283,11 +297,15 @@ def _convolve(
     batched = input.dim() == weight.dim()
     if not batched:
         input = input.unsqueeze(0)
-    input, weight, feedback, bias = _autocast(input, weight, feedback, bias)
-    output = _apply(
-        _Convolution, input, weight, bias, feedback,
-        stride, padding, dilation, transposed, output_padding, groups,
-    )  # fmt: skip
+    geometry = stride, padding, dilation, transposed, output_padding, groups
+    if isinstance(feedback, Tensor):
+        input, weight, feedback, bias = _autocast(input, weight, feedback, bias)
+        output = _apply(_Convolution, input, weight, bias, feedback, *geometry)
+    else:
+        output = _convolve(input.detach(), weight, _placeholder(weight), bias, *geometry)
+        output = _apply(
+            CarryConvolution, input, output, feedback.format, feedback.shape, geometry, *feedback.tensors
+        )
     return output if batched else output.squeeze(0)
 
 
@@ -328,11 +346,17 @@ def _promote(*tensors: Tensor | None) -> tuple[Any, ...]:
     return tuple(None if t is None else t.to(dtype) for t in tensors)
 
 
-def _check_feedback(weight: Tensor, feedback: Tensor) -> None:
+def _check_feedback(weight: Tensor, feedback: Feedback) -> None:
     if feedback.shape != weight.shape:
         raise ValueError(
             f"feedback must have the shape of weight, {tuple(weight.shape)}, got {tuple(feedback.shape)}"
         )
+
+
+def _placeholder(weight: Tensor) -> Tensor:
+    """One element, not set, in W's shape: for the feedback weight of an input that no error goes back to."""
+    (element,) = _autocast(weight.new_empty(()))  # before it is expanded, or the cast would be of W's size
+    return element.expand(weight.shape)
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ every reference to the layer stay as they are.
 """
 
 import importlib
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -15,6 +14,9 @@ from torch import Tensor, nn
 
 from alignonce import functional
 from alignonce.evolution_guard import unwatch, watch
+from alignonce.formats import Dense
+from alignonce.formats.base import DECOMPRESSED
+from alignonce.formats.compressed import CompressedFeedback, HeldFeedback, keep_without
 
 if TYPE_CHECKING:
     from alignonce.rules import LearningRule
@@ -36,7 +38,8 @@ class FeedbackLayer(nn.Module):
     """A layer with a feedback weight (a buffer) for each of its forward weights.
 
     The forward weight ``weight`` has the feedback weight ``feedback``; in general the word "weight" in a
-    parameter's name becomes "feedback". Made by :func:`alignonce.set_learning_rule`, not by hand.
+    parameter's name becomes "feedback". A compressed one is a module of that name, with several buffers.
+    Made by :func:`alignonce.set_learning_rule`, not by hand.
     """
 
     plain_class: ClassVar[type[nn.Module]]
@@ -62,13 +65,29 @@ class FeedbackLayer(nn.Module):
         """Those of :meth:`weight_names_of` that a layer has."""
         return [name for name in cls.weight_names_of(layer) if layer._parameters.get(name) is not None]
 
-    def start_feedback(self, rule: "LearningRule", feedback: Mapping[str, Tensor]) -> None:
+    @classmethod
+    def way_of(cls, layer: nn.Module, feedback: CompressedFeedback) -> str:
+        """How a layer of this kind will multiply by a compressed feedback weight, for a table."""
+        return feedback.format.way(feedback.tensors[0].device)
+
+    def start_feedback(self, rule: "LearningRule", feedback: Mapping[str, HeldFeedback]) -> None:
         """Hold new feedback weights, by the names of their forward weights."""
         self.learning_rule = rule
         self.exact = False
-        for name, tensor in feedback.items():
-            self.register_buffer(feedback_name(name), tensor)
+        for name, value in feedback.items():
+            attribute = feedback_name(name)
+            if hasattr(self, attribute):
+                delattr(self, attribute)
+            if isinstance(value, Tensor):
+                self.register_buffer(attribute, value)
+            else:
+                self.add_module(attribute, value)
         self._begin_evolution()
+
+    def feedback_of(self, weight_name: str) -> Tensor:
+        """The feedback weight of the forward weight of this name; decompressed, if it is compressed."""
+        feedback = getattr(self, feedback_name(weight_name))
+        return feedback.to_dense() if isinstance(feedback, CompressedFeedback) else feedback
 
     def end_feedback(self) -> None:
         """Become the plain layer again."""
@@ -99,7 +118,7 @@ class FeedbackLayer(nn.Module):
         # nn.Module replaces a buffer on each move, so that layers which share one feedback weight would
         # each get their own. Parameters are moved in place to stay shared; do the same.
         names = [feedback_name(name) for name in self.present_names(self)]
-        before = {name: self._buffers[name] for name in names}
+        before = {name: self._buffers[name] for name in names if name in self._buffers}
         super()._apply(fn, recurse)
         for name, old in before.items():
             new = self._buffers[name]
@@ -117,15 +136,11 @@ class FeedbackLayer(nn.Module):
         )
         self._begin_evolution()
         for name in self.present_names(self):
-            key = prefix + feedback_name(name)
-            if key in missing_keys and prefix + name in state_dict:
-                missing_keys.remove(key)
-                warnings.warn(
-                    "the state_dict holds forward weights without feedback weights: the model's feedback "
-                    "weights keep their values and are aligned with the weights from before. To align "
-                    "them with the loaded ones, call set_learning_rule again.",
-                    stacklevel=2,
-                )
+            feedback, has_weight = getattr(self, feedback_name(name)), prefix + name in state_dict
+            if isinstance(feedback, CompressedFeedback):
+                feedback.keep_if_missing = has_weight  # it loads its tensors after this
+            elif has_weight:
+                keep_without([prefix + feedback_name(name)], missing_keys)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -140,7 +155,7 @@ class FeedbackLinear(FeedbackLayer, nn.Linear):
     """``nn.Linear`` with a feedback weight."""
 
     plain_class = nn.Linear
-    feedback: Tensor
+    feedback: HeldFeedback
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (*, in_features) to (*, out_features)."""
@@ -153,7 +168,7 @@ class FeedbackBilinear(FeedbackLayer, nn.Bilinear):
     """``nn.Bilinear`` with a feedback weight."""
 
     plain_class = nn.Bilinear
-    feedback: Tensor
+    feedback: HeldFeedback
 
     def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
         """Map (*, in1_features) and (*, in2_features) to (*, out_features)."""
@@ -162,9 +177,19 @@ class FeedbackBilinear(FeedbackLayer, nn.Bilinear):
         return functional.bilinear(input1, input2, self.weight, self.feedback, self.bias)
 
 
-class _FeedbackConv(FeedbackLayer, nn.modules.conv._ConvNd):
+class _FeedbackAnyConv(FeedbackLayer, nn.modules.conv._ConvNd):
+    feedback: HeldFeedback
+
+    @classmethod
+    def way_of(cls, layer: nn.Module, feedback: CompressedFeedback) -> str:
+        if isinstance(feedback.format, Dense):
+            return ""
+        factors = feedback.format.factors(feedback.tensors)
+        return DECOMPRESSED if factors is None or layer.groups != 1 else "two convolutions"
+
+
+class _FeedbackConv(_FeedbackAnyConv):
     overridable = ("forward", "_conv_forward")
-    feedback: Tensor
 
     def forward(self, input: Tensor) -> Tensor:
         if self.exact:
@@ -193,9 +218,8 @@ class FeedbackConv3d(_FeedbackConv, nn.Conv3d):
     plain_class = nn.Conv3d
 
 
-class _FeedbackConvTranspose(FeedbackLayer, nn.modules.conv._ConvTransposeNd):
+class _FeedbackConvTranspose(_FeedbackAnyConv, nn.modules.conv._ConvTransposeNd):
     overridable = ("forward", "_output_padding")
-    feedback: Tensor
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         if self.exact:

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from alignonce.direct import Tap
+from alignonce.formats.base import dtype_name
+from alignonce.formats.compressed import HeldFeedback
+from alignonce.layers import FeedbackLayer, feedback_class
 from alignonce.rules import LearningRule
 
 __all__ = ["ExactModule", "FeedbackRow", "RuleSummary", "cosine_similarity", "table"]
@@ -31,18 +34,23 @@ class FeedbackRow:
     def of(
         cls,
         name: str,
-        plain_class: type[nn.Module],
+        layer: nn.Module,
         rule: LearningRule,
         weight: Tensor,
-        feedback: Tensor,
+        feedback: HeldFeedback,
         shared: bool,
     ) -> "FeedbackRow":
-        """Describe W and B of a layer; ``shared`` says that an earlier row has counted B."""
-        size = 0 if shared else feedback.numel() * feedback.element_size()
-        dtype = str(feedback.dtype).removeprefix("torch.")
+        """Describe W and B of a layer, plain still or not; ``shared``: an earlier row has counted B."""
+        plain_class = layer.plain_class if isinstance(layer, FeedbackLayer) else type(layer)
+        if isinstance(feedback, Tensor):
+            form, size = f"dense {dtype_name(feedback.dtype)}", feedback.numel() * feedback.element_size()
+        else:
+            way = feedback_class(plain_class).way_of(layer, feedback)
+            form, size = ", ".join(filter(None, (feedback.format.label, way))), feedback.bytes
+            feedback = feedback.to_dense()
         return cls(
-            name, plain_class.__name__, tuple(weight.shape), rule, f"dense {dtype}",
-            cosine_similarity(weight, feedback), size,
+            name, plain_class.__name__, tuple(weight.shape), rule, form,
+            cosine_similarity(weight, feedback), 0 if shared else size,
         )  # fmt: skip
 
     def cells(self) -> tuple[str, ...]:

@@ -158,17 +158,20 @@ def _feedback_view(layer: nn.Module, through_forward_weight: bool) -> Iterator[N
         return
     exact = layer.exact
     names = list(forward_weight_names(layer))
-    feedback = {name: layer._buffers[feedback_name(name)] for name in names}
+    feedback = {name: layer._buffers.get(feedback_name(name)) for name in names}  # none: compressed
     layer.exact = False
     try:
         if through_forward_weight:
             for name in names:
+                # a buffer comes before a module of its name, as which compressed feedback weights are held
                 layer._buffers[feedback_name(name)] = getattr(layer, name).detach()
         yield
     finally:
         layer.exact = exact
         for name in names:
-            layer._buffers[feedback_name(name)] = feedback[name]
+            layer._buffers.pop(feedback_name(name), None)
+            if feedback[name] is not None:
+                layer._buffers[feedback_name(name)] = feedback[name]
 
 
 def _map_data(

@@ -14,7 +14,7 @@ from alignonce.diagnostics._measuring import (
     undisturbed,
 )
 from alignonce.diagnostics._recording import LayerCall, record, send_back
-from alignonce.layers import FeedbackLayer, feedback_name
+from alignonce.layers import FeedbackLayer
 
 __all__ = ["JacobianSpectrum", "layer_singular_values"]
 
@@ -66,7 +66,7 @@ def layer_singular_values(
         calls = {call.layer: call for call in reversed(record(model, batch, loss).calls)}
         for name, layer, weight_name in forward_weights(model):
             if (weight := getattr(layer, weight_name)).dim() == 2:
-                feedback = getattr(layer, feedback_name(weight_name), weight)
+                feedback = layer.feedback_of(weight_name) if isinstance(layer, FeedbackLayer) else weight
                 exact, of_rule = (_matrix_values(matrix, count) for matrix in (weight, feedback))
             elif layer in calls:
                 exact = _map_values(calls[layer], True, count, seed)

@@ -19,6 +19,7 @@ from alignonce.diagnostics._parameters import (
     set_parameters,
 )
 from alignonce.diagnostics.planes import Plane
+from alignonce.formats.compressed import CompressedFeedback
 
 __all__ = ["Interpolation", "Surface", "interpolate", "surface"]
 
@@ -173,6 +174,9 @@ def _shared_buffers(model: nn.Module, start: Solution, end: Solution) -> list[tu
             solution = dict(unwrap(solution).named_buffers())
         ends.append({} if isinstance(solution, Tensor) else solution)
     feedback = {id(b) for _, _, b in feedback_weights(model)}
+    for module in model.modules():
+        if isinstance(module, CompressedFeedback):
+            feedback.update(map(id, module.buffers()))
     a, b = ends
     return [
         (buffer, a[name].detach().clone().to(buffer), b[name].detach().clone().to(buffer))

@@ -17,7 +17,7 @@ from alignonce.diagnostics._measuring import (
     loss_on,
     undisturbed,
 )
-from alignonce.layers import FeedbackLayer, feedback_name
+from alignonce.layers import FeedbackLayer
 
 __all__ = [
     "EffectiveRank",
@@ -105,7 +105,7 @@ def effective_ranks(
         gradients = {n: g for n, g in zip(targets, found, strict=True) if g is not None}
     ranks = {}
     for name, (layer, weight_name) in weights.items():
-        feedback = getattr(layer, feedback_name(weight_name)) if isinstance(layer, FeedbackLayer) else None
+        feedback = layer.feedback_of(weight_name) if isinstance(layer, FeedbackLayer) else None
         ranks[name] = EffectiveRank(
             effective_rank(_as_matrix(layer, getattr(layer, weight_name))),
             None if feedback is None else effective_rank(_as_matrix(layer, feedback)),
@@ -134,7 +134,7 @@ def subspace_alignment(model: nn.Module, k: int) -> dict[str, SubspaceAlignment]
     result = {}
     for name, layer, weight_name in forward_weights(check_model(model)):
         if isinstance(layer, FeedbackLayer):
-            matrices = (getattr(layer, weight_name), getattr(layer, feedback_name(weight_name)))
+            matrices = (getattr(layer, weight_name), layer.feedback_of(weight_name))
             w, b = (_as_matrix(layer, m).detach().to("cpu", torch.float64) for m in matrices)
             (u_w, _, v_w), (u_b, _, v_b) = (torch.linalg.svd(m, full_matrices=False) for m in (w, b))
             left = principal_angles(u_w[:, :k], u_b[:, :k])

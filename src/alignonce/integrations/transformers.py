@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from alignonce import functional
+from alignonce.formats.base import DECOMPRESSED
+from alignonce.formats.compressed import CompressedFeedback, HeldFeedback
 from alignonce.layers import FeedbackLayer, register_kind
 from alignonce.norms import FeedbackNorm, norm_kind
 
@@ -23,7 +25,13 @@ class FeedbackConv1D(FeedbackLayer, Conv1D):
     """GPT-2's ``Conv1D``, linear with W of shape (in_features, out_features), with a feedback weight."""
 
     plain_class = Conv1D
-    feedback: Tensor
+    feedback: HeldFeedback
+
+    @classmethod
+    def way_of(cls, layer: nn.Module, feedback: CompressedFeedback) -> str:
+        """As the base does, but that only low rank and its like can be transposed as they are."""
+        factors = feedback.format.factors(feedback.tensors)
+        return DECOMPRESSED if factors is None else super().way_of(layer, feedback)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (*, in_features) to (*, out_features)."""

@@ -1,0 +1,134 @@
+"""A compressed feedback weight: a format with its tensors."""
+
+import math
+import warnings
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from alignonce.formats.base import FeedbackFormat, Stored
+
+__all__ = ["Compressed", "CompressedFeedback", "Feedback", "HeldFeedback", "as_matrix", "keep_without"]
+
+
+class Compressed(NamedTuple):
+    """A feedback weight B as an operation takes it, in place of a tensor."""
+
+    format: FeedbackFormat
+    tensors: Stored
+    shape: tuple[int, ...]
+    """B's shape."""
+
+    def to_dense(self) -> Tensor:
+        """B as one tensor."""
+        return self.format.dense(self.tensors, as_matrix(self.shape)).reshape(self.shape)
+
+
+class CompressedFeedback(nn.Module):
+    """What stands in a layer for the buffer of a feedback weight: the buffers of a compressed one.
+
+    A module and not loose buffers, so that PyTorch's own ways of moving, saving, copying and sharing hold.
+
+    Args:
+        format: a format fitted to B's shape.
+        feedback: B, in any floating-point dtype.
+    """
+
+    def __init__(self, format: FeedbackFormat, feedback: Tensor) -> None:
+        super().__init__()
+        self.format = format
+        self.keep_if_missing = False
+        """Whether a state_dict may lack the tensors, which then stay; set by the layer in loading."""
+        self.shape = tuple(feedback.shape)
+        matrix = feedback.detach().flatten(1)
+        wide = matrix.to(torch.promote_types(feedback.dtype, torch.float32))
+        for name, tensor in zip(format.names, format.compress(wide), strict=True):
+            keep = format.keeps_dtype or not tensor.is_floating_point()
+            self.register_buffer(name, tensor if keep else tensor.to(feedback.dtype))
+
+    @property
+    def tensors(self) -> Stored:
+        """The stored tensors."""
+        return tuple(getattr(self, name) for name in self.format.names)
+
+    @property
+    def bytes(self) -> int:
+        """Their size."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of B as :meth:`to_dense` gives it."""
+        return self.to_dense().dtype
+
+    def to_dense(self) -> Tensor:
+        """B as one tensor."""
+        return Compressed(self.format, self.tensors, self.shape).to_dense()
+
+    def t(self) -> Compressed | Tensor:
+        """The transpose of a matrix B."""
+        factors = self.format.factors(self.tensors)
+        if factors is None:
+            return self.to_dense().t()
+        left, right = factors
+        return Compressed(self.format, (right.t(), left.t()), self.shape[::-1])
+
+    def chunk(self, chunks: int) -> tuple[Compressed | Tensor, ...]:
+        """Split a matrix B by its rows, into parts of one size."""
+        factors = self.format.factors(self.tensors)
+        if factors is None:
+            return self.to_dense().chunk(chunks)
+        left, right = factors
+        shape = (self.shape[0] // chunks, *self.shape[1:])
+        return tuple(Compressed(self.format, (part, right), shape) for part in left.chunk(chunks))
+
+    def extra_repr(self) -> str:
+        """The format."""
+        return repr(self.format)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "CompressedFeedback":
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        if self.format.keeps_dtype:
+            for name, old in before.items():
+                new = self._buffers[name]
+                if old is not None and new is not None and new.dtype != old.dtype:
+                    self._buffers[name] = old.to(new.device)  # a change of dtype is not for these
+        return self
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, local_metadata: Any, strict: bool,
+        missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
+    ) -> None:  # fmt: skip
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        if self.keep_if_missing:
+            keep_without([prefix + name for name in self.format.names], missing_keys)
+
+
+HeldFeedback = Tensor | CompressedFeedback
+"""A feedback weight as a layer holds it."""
+
+Feedback = HeldFeedback | Compressed
+"""A feedback weight as an operation takes it."""
+
+
+def keep_without(keys: list[str], missing_keys: list[str]) -> None:
+    """Allow a state_dict not to hold feedback weights; warn if it does not."""
+    missing = [key for key in keys if key in missing_keys]
+    for key in missing:
+        missing_keys.remove(key)
+    if missing:
+        warnings.warn(
+            "the state_dict holds forward weights without feedback weights: the model's feedback "
+            "weights keep their values and are aligned with the weights from before. To align "
+            "them with the loaded ones, call set_learning_rule again.",
+            stacklevel=3,
+        )
+
+
+def as_matrix(shape: tuple[int, ...]) -> tuple[int, int]:
+    """The shape (out, in) of a weight as formats see it."""
+    return shape[0], math.prod(shape[1:])

@@ -1,0 +1,130 @@
+"""B as a product of two thin matrices."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from alignonce.formats.base import FeedbackFormat, Stored, check_dtype, dtype_name, rescaled
+from alignonce.formats.dense import Dense
+
+__all__ = ["LowRank"]
+
+# Up to this smaller side the exact decomposition takes no more than a tenth of a second.
+_EXACT_SIDE = 512
+_ITERATIONS = 3
+# Below this rank nothing is saved, but an output layer of ten classes would lose most of its error.
+_LEAST_RANK = 16
+
+
+@dataclass(frozen=True)
+class LowRank(FeedbackFormat):
+    """B ≈ L·R, its leading singular directions: the error goes through two thin products.
+
+    L is (out, r) and R (r, in), so that both the bytes and the multiplications are r·(out + in) for
+    out·in: a quarter for a square matrix of a rank of 1/8. A matrix for which that saves nothing is kept
+    dense. Convolutions become two: one 1x1, one with the kernel.
+
+    Args:
+        fraction: the rank, as a fraction in (0, 1) of the smaller side of the matrix, but at least 16 (or
+            the smaller side, if that is less): what a narrow layer would save is nothing, and a classifier's
+            output layer would lose the differences between its classes.
+        rank: the rank itself, instead of ``fraction``.
+        dtype: as in :class:`Dense`, for the factors.
+
+    Raises:
+        ValueError: if not exactly one of ``fraction`` and ``rank`` is given, or one is out of its range.
+    """
+
+    names = ("left", "right")
+    fraction: float | None = None
+    rank: int | None = None
+    dtype: torch.dtype | None = None
+
+    def __post_init__(self) -> None:
+        if (self.fraction is None) == (self.rank is None):
+            raise ValueError("LowRank needs either fraction= or rank=")
+        if self.fraction is not None and not 0 < self.fraction < 1:
+            raise ValueError(f"fraction must be between 0 and 1, got {self.fraction!r}")
+        if self.rank is not None and (not isinstance(self.rank, int) or self.rank < 1):
+            raise ValueError(f"rank must be a positive integer, got {self.rank!r}")
+        check_dtype(self.dtype)
+
+    @property
+    def keeps_dtype(self) -> bool:  # type: ignore[override]
+        """Whether the factors keep their dtype when the model's is changed."""
+        return self.dtype is not None
+
+    def fitted(self, shape: tuple[int, int]) -> FeedbackFormat:
+        """The rank for a matrix of this shape, or :class:`Dense` where two factors are no smaller."""
+        rank = self.rank
+        if rank is None:
+            assert self.fraction is not None  # for the type checker: __post_init__ has seen to it
+            rank = max(math.ceil(self.fraction * min(shape)), _LEAST_RANK)
+        if rank * sum(shape) >= math.prod(shape):
+            return Dense(self.dtype)
+        return LowRank(rank=rank, dtype=self.dtype)
+
+    def compress(self, matrix: Tensor) -> Stored:
+        """Leading singular directions, of B's norm together."""
+        fitted = self.fitted((matrix.shape[0], matrix.shape[1]))
+        if not isinstance(fitted, LowRank) or fitted.rank is None:
+            raise ValueError(f"a matrix of {tuple(matrix.shape)} is smaller than two factors of it")
+        left, right = _truncate(matrix, fitted.rank)
+        right = rescaled(right, right, matrix)  # the columns of L are orthonormal: ‖L·R‖ = ‖R‖
+        return left.to(self.dtype).contiguous(), right.to(self.dtype).contiguous()
+
+    def dense(self, stored: Stored, shape: tuple[int, int]) -> Tensor:
+        """L·R."""
+        left, right = stored
+        return left @ right
+
+    def product(self, error: Tensor, stored: Stored, shape: tuple[int, int]) -> Tensor:
+        """Two products, in the factors' dtype if one was asked for, else in the error's."""
+        dtype = self.dtype or error.dtype
+        left, right = stored
+        return (error.to(dtype) @ left.to(dtype)) @ right.to(dtype)
+
+    def factors(self, stored: Stored) -> tuple[Tensor, Tensor]:
+        """L and R."""
+        left, right = stored
+        return left, right
+
+    @property
+    def label(self) -> str:
+        """A few words for a table."""
+        rank = f"rank {self.rank}" if self.fraction is None else f"rank {self.fraction:g}"
+        return f"{rank} {dtype_name(self.dtype)}".rstrip()
+
+    def way(self, device: torch.device) -> str:
+        """How it multiplies on a device."""
+        return "two products"
+
+
+def _truncate(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """L (out, rank) with orthonormal columns and R (rank, in): the best L·R there is, or nearly.
+
+    Large matrices: subspace iteration (Halko, Martinsson and Tropp 2011, arXiv 0909.4061, algorithm 4.4)
+    without oversampling. For a random matrix, whose singular values hardly decay, three rounds give a
+    cosine of 0.597 at rank 1/8 where the exact decomposition gives 0.613; weights with structure come closer.
+    """
+    if min(matrix.shape) <= _EXACT_SIDE:
+        u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+        return u[:, :rank], s[:rank, None] * v[:rank]
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.randn(matrix.shape[1], rank, generator=generator).to(matrix)
+    for _ in range(_ITERATIONS):
+        basis = matrix.t() @ (matrix @ basis)
+        basis = _orthonormal(basis)
+    left = _orthonormal(matrix @ basis)
+    return left, left.t() @ matrix
+
+
+def _orthonormal(basis: Tensor) -> Tensor:
+    """A basis of the same span, by Cholesky, which takes a tenth of the time of Householder reflections."""
+    wide = basis.double()
+    triangle, failed = torch.linalg.cholesky_ex(wide.t() @ wide)
+    if failed:  # nearly dependent columns: the matrix is of lower rank
+        return torch.linalg.qr(basis)[0]
+    return torch.linalg.solve_triangular(triangle.t(), wide, upper=True, left=False).to(basis)
