@@ -43,8 +43,8 @@ def training_figure(table: AnalysisTable, about: str) -> Figure | None:
         ("Trace of the Hessian", table.pick(measure="trace"), True),
         ("Angle of hidden gradients (°)", hidden, False),
         ("Cosine of signals of W and B", inner, False),
-        ("Variance over depth, ln ‖dx‖", table.pick(measure="flow.input_log_variance"), False),
-        ("Variance over depth, ln ‖dW‖", table.pick(measure="flow.weight_log_variance"), False),
+        ("Variance of ln ‖dx‖", table.pick(measure="flow.input_log_variance"), False),
+        ("Variance of ln ‖dW‖", table.pick(measure="flow.weight_log_variance"), False),
     ]
     if not any(len(rows) for _, rows, _ in panels):
         return None
@@ -66,7 +66,8 @@ def training_figure(table: AnalysisTable, about: str) -> Figure | None:
         figure,
         f"{about.replace('final networks', 'at checkpoints')} On {images_text(measured, 'training')}; "
         + (f"{products} Hessian products. " if products else "")
-        + "Angles: rule and exact, mean over all layers but the last; cosines: on the errors, mean over all "
+        + "Variances: over depth. Angles: rule and exact, mean over all layers but the last; "
+        + "cosines: on the errors, mean over all "
         "but the first.",
     )
     return figure
