@@ -38,12 +38,13 @@ class CarryLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Multiply the error by B."""
+        stored = ctx.saved_tensors  # once: checkpointing hands them out no more often
         grad_input = None
         if ctx.needs_input_grad[0]:
             rows = grad.reshape(-1, grad.shape[-1])
-            grad_input = ctx.format.product(rows, ctx.saved_tensors, ctx.shape)
+            grad_input = ctx.format.product(rows, stored, ctx.shape)
             grad_input = grad_input.to(ctx.dtype).reshape(ctx.input_shape)
-        return grad_input, grad, *[None] * (2 + len(ctx.saved_tensors))
+        return grad_input, grad, *[None] * (2 + len(stored))
 
 
 class CarryBilinear(torch.autograd.Function):
@@ -114,9 +115,10 @@ class CarryConvolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Convolve the error with B's two factors if it has any, else with B."""
+        stored = ctx.saved_tensors
         grad_input = None
         if ctx.needs_input_grad[0]:
-            b = Compressed(ctx.format, ctx.saved_tensors, ctx.shape)
+            b = Compressed(ctx.format, stored, ctx.shape)
             transposed, groups = ctx.geometry[3], ctx.geometry[5]
             factors = ctx.format.factors(b.tensors) if groups == 1 else None
             if factors is None:
@@ -132,7 +134,7 @@ class CarryConvolution(torch.autograd.Function):
                     middle = _mix_channels(grad, left.t())
                     grad_input = _convolve_back(middle, ctx.input_shape, kernel, ctx.geometry)
             grad_input = grad_input.to(ctx.dtype)
-        return grad_input, grad, *[None] * (3 + len(ctx.saved_tensors))
+        return grad_input, grad, *[None] * (3 + len(stored))
 
 
 def _mix_channels(x: Tensor, matrix: Tensor) -> Tensor:

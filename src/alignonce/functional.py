@@ -49,6 +49,8 @@ def linear(input: Tensor, weight: Tensor, feedback: Feedback, bias: Tensor | Non
     if not isinstance(feedback, Tensor):
         output = linear(input.detach(), weight, _placeholder(weight), bias)
         return _apply(CarryLinear, input, output, feedback.format, feedback.shape, *feedback.tensors)
+    if feedback.dtype != weight.dtype:  # a part of one that a format holds in another dtype
+        feedback = feedback.to(weight.dtype)
     input, weight, feedback, bias = _autocast(input, weight, feedback, bias)
     return _apply(_Linear, input, weight, bias, feedback)
 

@@ -25,11 +25,12 @@ class FP8(FeedbackFormat):
         scale = matrix.abs().max() / torch.finfo(torch.float8_e4m3fn).max
         packed = (matrix / scale).to(torch.float8_e4m3fn)
         scale = rescaled(scale, packed.to(matrix.dtype) * scale, matrix)
-        return packed.t().contiguous(), scale.to(torch.float32).reshape(1)
+        # Kept as bytes: pickle cannot read a tensor of float8 back (torch 2.13).
+        return packed.t().contiguous().view(torch.uint8), scale.to(torch.float32).reshape(1)
 
     def dense(self, stored: Stored, shape: tuple[int, int]) -> Tensor:
         """Numbers times the scale, float32."""
-        packed, scale = stored
+        packed, scale = stored[0].view(torch.float8_e4m3fn), stored[1]
         return packed.to(scale.dtype).t() * scale
 
     def product(self, error: Tensor, stored: Stored, shape: tuple[int, int]) -> Tensor:
@@ -37,7 +38,7 @@ class FP8(FeedbackFormat):
         # The kernel wants whole blocks of 16 numbers.
         if needs_plain_operations() or shape[0] % 16 or shape[1] % 16 or not _has_kernels(error.device):
             return super().product(error, stored, shape)
-        packed, scale = stored
+        packed, scale = stored[0].view(torch.float8_e4m3fn), stored[1]
         step = error.abs().max().float().clamp_min(1e-30) / torch.finfo(torch.float8_e5m2).max
         rounded = (error / step).to(torch.float8_e5m2)
         return torch._scaled_mm(
