@@ -41,8 +41,8 @@ def training_figure(table: AnalysisTable, about: str) -> Figure | None:
     panels = [
         ("Largest Hessian eigenvalue", leading, True),
         ("Trace of the Hessian", table.pick(measure="trace"), True),
-        ("Angle of hidden gradients (°)", hidden, False),
-        ("Cosine of signals of W and B", inner, False),
+        ("Angle of gradients (°)", hidden, False),
+        ("Cosine of signals", inner, False),
         ("Variance of ln ‖dx‖", table.pick(measure="flow.input_log_variance"), False),
         ("Variance of ln ‖dW‖", table.pick(measure="flow.weight_log_variance"), False),
     ]
@@ -66,9 +66,8 @@ def training_figure(table: AnalysisTable, about: str) -> Figure | None:
         figure,
         f"{about.replace('final networks', 'at checkpoints')} On {images_text(measured, 'training')}; "
         + (f"{products} Hessian products. " if products else "")
-        + "Variances: over depth. Angles: rule and exact, mean over all layers but the last; "
-        + "cosines: on the errors, mean over all "
-        "but the first.",
+        + "Angles: rule and exact, mean over all layers but the last; cosines: of what W and B make of "
+        "the errors, mean over all but the first; variances: over depth.",
     )
     return figure
 
