@@ -3,11 +3,12 @@ import torch
 from small_runs import made_data, save_small_run
 
 from alignonce import cli
+from alignonce.commands import analyse as analyse_command
 
 
 @pytest.fixture
 def run_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "_load", lambda *_: made_data())
+    monkeypatch.setattr(analyse_command, "load_images", lambda *_: made_data())
     save_small_run(tmp_path / "runs" / "fa", rule="fa", epochs=1)
     return tmp_path / "runs"
 
