@@ -138,7 +138,7 @@ def test_unknown_commands_and_options_exit_with_2(args, capsys):
 
 @pytest.mark.parametrize("command", ["train", "compare"])
 def test_unwritable_folder_is_found_before_the_data_are_read(command, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "_load", lambda *_: pytest.fail("read data in vain"))
+    monkeypatch.setattr(f"alignonce.commands.{command}.load_images", lambda *_: pytest.fail("read data in vain"))
     (tmp_path / "file").write_text("")
     assert run(command, *SMALL, "--out", str(tmp_path / "file" / "out")) == 2
     assert "out: cannot write into" in capsys.readouterr().err
@@ -148,7 +148,7 @@ def test_ctrl_c_exits_with_130(monkeypatch, tmp_path, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_load", interrupt)
+    monkeypatch.setattr("alignonce.commands.compare.load_images", interrupt)
     assert run("compare", *SMALL, "--out", str(tmp_path)) == 130
     assert "interrupted" in capsys.readouterr().err
 
