@@ -69,19 +69,20 @@ def stepper(model: nn.Module) -> Callable[[torch.Tensor, torch.Tensor], None]:
     return step
 
 
-def train(data: ImageData, network: str, name: str, seed: int, epochs: int) -> dict[str, Any]:
-    """Train and test: a row of the file of accuracies."""
+def train(data: ImageData, network: str, name: str, seed: int, epochs: int, images: int) -> dict[str, Any]:
+    """Train on so many images in each epoch, and test: a row of the file of accuracies."""
     model, summary = build(data, network, name, seed)
     step = stepper(model)
     batches = torch.Generator().manual_seed(derived_seed(seed, "batches"))
     for _ in range(epochs):
-        for batch in torch.randperm(len(data.train_labels), generator=batches).split(BATCH):
+        for batch in torch.randperm(len(data.train_labels), generator=batches)[:images].split(BATCH):
             step(data.train_images[batch], data.train_labels[batch])
     rows = summary.rows[1:] if summary else ()  # no error goes back through the first layer
     return {
         "network": network,
         "format": name,
         "epochs": epochs,
+        "images": images,
         "seed": seed,
         "accuracy": evaluate(model, data.test_images, data.test_labels)[1],
         "cosine": statistics.mean(row.cosine for row in rows) if rows else 1.0,
@@ -93,10 +94,11 @@ def add_accuracies(data: ImageData, args: argparse.Namespace) -> None:
     path = args.out / "accuracy.csv"
     for seed in args.seeds:
         for name in args.formats:
-            key = {"network": args.network, "format": name, "epochs": str(args.epochs), "seed": str(seed)}
+            numbers = {"epochs": str(args.epochs), "images": str(args.images), "seed": str(seed)}
+            key = {"network": args.network, "format": name, **numbers}
             if any(key.items() <= row.items() for row in read(path)):
                 continue
-            row = train(data, args.network, name, seed, args.epochs)
+            row = train(data, args.network, name, seed, args.epochs, args.images)
             write(path, [*read(path), row])
             print(row, flush=True)
 
@@ -177,6 +179,7 @@ def main() -> None:
     parser.add_argument("--formats", nargs="+", default=list(CHOICES), choices=list(CHOICES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--images", type=int, default=60_000, help="training images in each epoch")
     parser.add_argument("--rounds", type=int, default=20, help="timings of each format (default 20)")
     parser.add_argument("--out", type=Path, default=Path("runs/pareto"))
     parser.add_argument("--figure", type=Path, default=Path("docs/images/pareto"))
