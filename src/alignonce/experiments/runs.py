@@ -38,7 +38,8 @@ from alignonce.experiments.files import ensure_writable, write_atomically
 from alignonce.experiments.metrics import Metrics
 from alignonce.experiments.models import build_run_model
 from alignonce.experiments.records import DataFacts, Environment, Summary, describe_environment, summarise
-from alignonce.experiments.training import Status, TrainingResult, classify
+from alignonce.experiments.tasks.images import classify
+from alignonce.experiments.training import Status, TrainingResult
 
 _Model = TypeVar("_Model", bound=BaseModel)
 

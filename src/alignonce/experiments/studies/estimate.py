@@ -127,8 +127,8 @@ def print_estimate(
     measured = sum(part.measure is not None for part in study.parts)
     print(f"{study.title}: {runs} runs, {waiting} of them still to be done in {out}/")
     print(
-        f"About {_time(total.seconds / at_once)} of training, {at_once} at a time, on this machine ({device}; "
-        f"one step of each network was timed), and {_size(total.size)} on disk."
+        f"About {_time(total.seconds / at_once)} of training, {at_once} at a time, on this machine "
+        f"({device}; one step of each network was timed), and {_size(total.size)} on disk."
     )
     if measured:
         print(f"Measuring the trained networks of {measured} of {len(study.parts)} parts comes on top.")
