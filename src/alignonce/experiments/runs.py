@@ -9,6 +9,7 @@
 | `checkpoints/step-000000.safetensors`, ... | the network at these steps, likewise, if any were asked for |
 | `predictions.npz` | `label` and `predicted` class of each test image, in the order of the data; likewise |
 | `diagnostics.csv` | what a tracker measured: step, measure, layer, value; if there was one |
+| `tensorboard/` | the measurements once more, for watching the run in TensorBoard |
 | `summary.json` | how the run ended, final numbers, the data; written last |
 
 Each file is written beside its place and then moved there, so that a reader never meets half a file.

@@ -72,6 +72,7 @@ def train(
     *,
     on_checkpoint: Callable[[int, nn.Module], None] = lambda step, model: None,
     tracker: Tracker | None = None,
+    metrics: Metrics | None = None,
 ) -> TrainingResult:
     """Train a network as configured, and measure it on the way.
 
@@ -85,6 +86,7 @@ def train(
         on_progress: called every few steps.
         on_checkpoint: called with the step and the network at each checkpoint of the configuration.
         tracker: called before the first step and after each; what is learnt is the same to the bit.
+        metrics: where measurements go; None makes a place for them.
 
     Returns:
         The trained network and its measurements.
@@ -102,7 +104,7 @@ def train(
     total_steps = steps_per_epoch * config.epochs
     checkpoints = checkpoint_steps(config.checkpoints, total_steps)
     early = {math.ceil(part * steps_per_epoch) for part in EARLY_EPOCHS} - {steps_per_epoch}
-    metrics = Metrics()
+    metrics = Metrics() if metrics is None else metrics
     start = time.perf_counter()
     status: Status = "done"
     step, epoch = 0, 0.0

@@ -21,6 +21,7 @@ from alignonce.experiments.devices import device_name, pick_device
 from alignonce.experiments.models import build_run_model
 from alignonce.experiments.studies.folder import StudyFolder
 from alignonce.experiments.studies.jobs import Source
+from alignonce.experiments.studies.pool import default_workers
 from alignonce.experiments.studies.shapes import DataShape, shape_of
 from alignonce.experiments.studies.study import Study
 from alignonce.experiments.training import build_optimizer
@@ -123,7 +124,7 @@ def print_estimate(
             _time(seconds / len(known)) if known else "-", _time(seconds) if known else "-", _size(size),
         )  # fmt: skip
     console.print(table)
-    at_once = workers or (1 if torch.cuda.is_available() else torch.get_num_threads())
+    at_once = workers or default_workers()
     measured = sum(part.measure is not None for part in study.parts)
     print(f"{study.title}: {runs} runs, {waiting} of them still to be done in {out}/")
     print(

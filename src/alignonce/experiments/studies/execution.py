@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-import torch
 from rich.console import Console
 
 from alignonce.experiments.analysis.groups import GROUPS, check_libraries
 from alignonce.experiments.devices import pick_device
 from alignonce.experiments.studies.folder import PlannedRun, RunState, StudyFolder
 from alignonce.experiments.studies.jobs import Measure, Source, Train
-from alignonce.experiments.studies.pool import Job, OnEnd, OnStart, run_in_processes
+from alignonce.experiments.studies.pool import Job, OnEnd, OnStart, default_workers, run_in_processes
 from alignonce.experiments.studies.progress import JobBars
 from alignonce.experiments.studies.study import Study
 
@@ -70,7 +68,7 @@ def run_study(
         if cell.measure is not None:
             check_libraries([GROUPS[name] for name in cell.measure.measures])
     if executor is None:
-        executor = _local(workers or (1 if torch.cuda.is_available() else os.cpu_count() or 1))
+        executor = _local(workers or default_workers())
     folder.begin(study)
     failures: dict[str, str] = {}
     interrupted = False

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Protocol
+
+import torch
 
 # A job that was in progress when a worker died may not be the one that killed it: it gets another chance.
 ATTEMPTS = 2
@@ -31,6 +34,16 @@ class Job(Protocol):
 
 OnStart = Callable[[Job], None]
 OnEnd = Callable[[Job, str | None], None]
+
+
+def default_workers() -> int:
+    """Say how many processes suit this machine.
+
+    Returns:
+        One for each core: small networks make better use of two cores apart than together. One if there is a
+        GPU.
+    """
+    return 1 if torch.cuda.is_available() else os.cpu_count() or 1
 
 
 def run_in_processes(
@@ -99,10 +112,6 @@ def _do(job: Job) -> str | None:
 
 
 def _prepare_worker(threads: int) -> None:
-    import signal
-
-    import torch
-
     torch.set_num_threads(threads)
     # Ctrl-C reaches the whole group; only the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
