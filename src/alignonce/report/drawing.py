@@ -55,9 +55,7 @@ def draw_plot(plot: Plot) -> Figure:
                 _draw_lines(axes, panel, rules)
         for axes in grid[len(plot.panels) :]:
             axes.set_visible(False)
-        if not dots:
-            _add_legend(figure, rules)
-        figure.suptitle(plot.title, x=0.005, ha="left", fontsize=11, fontweight="bold")
+        _add_title(figure, plot.title, [] if dots else rules)
         figure.supxlabel("\n".join(caption), x=0.005, ha="left", fontsize=7, color="#555555")
     return figure
 
@@ -139,9 +137,7 @@ def _drawable(panel: Panel) -> Iterator[Series]:
     """Leave out what is not finite, or has no place on a logarithmic axis."""
     for series in panel.series:
         kept = [
-            (place, y)
-            for place, y in enumerate(series.y)
-            if math.isfinite(y) and (y > 0 or not panel.log)
+            (place, y) for place, y in enumerate(series.y) if math.isfinite(y) and (y > 0 or not panel.log)
         ]
         if kept:
             places, y = zip(*kept, strict=True)
@@ -149,9 +145,11 @@ def _drawable(panel: Panel) -> Iterator[Series]:
             yield Series(series.rule, series.seed, y, x, series.diverged)
 
 
-def _add_legend(figure: Figure, rules: Sequence[str]) -> None:
+def _add_title(figure: Figure, title: str, rules: Sequence[str]) -> None:
+    """Write the title above all panels, as that of a legend, so that the two make room for each other."""
     handles = [Line2D([], [], color=rule_color(rule), linewidth=2, label=rule_label(rule)) for rule in rules]
     figure.legend(
         handles=handles, loc="outside upper left", ncols=5, frameon=False, fontsize=8, handlelength=1.6,
-        columnspacing=1.4,
+        columnspacing=1.4, title=textwrap.fill(title, 110), alignment="left", borderpad=0.1,
+        title_fontproperties={"size": 11, "weight": "bold"},
     )  # fmt: skip

@@ -11,13 +11,16 @@ from alignonce.experiments.figures import rule_label
 from alignonce.report.drawing import mean_line
 from alignonce.report.panels import Panel, Plot
 
+NONE = "\N{EN DASH}"
+"""Stands where there is nothing."""
+
 
 class NumberTable(NamedTuple):
     """One table; the first of each row names it."""
 
     caption: str
     heads: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
 
 
 def number_tables(plot: Plot) -> list[NumberTable]:
@@ -42,9 +45,12 @@ def shown(value: float) -> str:
         value: any number.
 
     Returns:
-        Four digits of it; a dash for what is not finite.
+        Three digits of it, or all before the decimal point; a dash for what is not finite.
     """
-    return f"{value:.4g}".replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else "–"
+    if not math.isfinite(value):
+        return NONE
+    text = f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:#.3g}".removesuffix(".")
+    return "0" if value == 0 else text.replace("-", "\N{MINUS SIGN}")
 
 
 def _of_dots(panel: Panel, rules: Sequence[str]) -> NumberTable:
@@ -60,8 +66,6 @@ def _of_dots(panel: Panel, rules: Sequence[str]) -> NumberTable:
 def _of_lines(panel: Panel, rules: Sequence[str]) -> NumberTable:
     means = {rule: dict(mean_line([s for s in panel.series if s.rule == rule])) for rule in rules}
     places = sorted({place for line in means.values() for place in line})
-    rows = [
-        (shown(place), *(shown(means[rule].get(place, math.nan)) for rule in rules)) for place in places
-    ]
+    rows = [(f"{place:g}", *(shown(means[rule].get(place, math.nan)) for rule in rules)) for place in places]
     heads = (panel.along, *map(rule_label, rules))
     return NumberTable(f"{panel.title}: {panel.values}, mean over seeds", heads, rows)

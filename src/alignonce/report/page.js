@@ -93,6 +93,22 @@
     return traces;
   }
 
+  // Ticks at 1, 2 and 5 in each decade, or at its beginning only where there are many; written in full.
+  function logarithmic(values) {
+    if (!values.length) return { type: "log" };
+    const [low, high] = [Math.min(...values) / 1.3, Math.max(...values) * 1.3];
+    const ticks = (digits) => {
+      const found = [];
+      for (let decade = Math.floor(Math.log10(low)); decade <= Math.log10(high); decade += 1) {
+        found.push(...digits.map((digit) => digit * 10 ** decade).filter((tick) => tick >= low && tick <= high));
+      }
+      return found;
+    };
+    const fine = ticks([1, 2, 5]);
+    const tickvals = fine.length <= 7 ? fine : ticks([1]);
+    return { type: "log", tickvals, ticktext: tickvals.map(format) };
+  }
+
   const format = (value) => Number(value.toPrecision(4)).toString();
 
   function draw(element) {
@@ -104,17 +120,19 @@
       const own = panel.series.filter((series) => series.rule === rule && shown.seed.has(series.seed));
       return dots ? dotTraces(panel, rule, own) : lineTraces(panel, rule, own);
     });
+    const values = traces.flatMap((trace) => (dots ? trace.x : trace.y)).filter(known);
+    const places = traces.flatMap((trace) => (dots ? [] : trace.x));
     const styles = getComputedStyle(root);
     const [text, soft, line, raised] = ["--text", "--soft", "--line", "--raised"].map((name) => styles.getPropertyValue(name).trim());
     const axis = { gridcolor: line, linecolor: line, zeroline: false, automargin: true, tickfont: { color: soft, size: 11 }, fixedrange: false };
-    const valueAxis = { ...axis, title: { text: plain(panel.values), font: { size: 12 }, standoff: 8 }, type: panel.log ? "log" : "linear", ...(panel.log ? { dtick: 1, exponentformat: "power" } : {}) };
+    const valueAxis = { ...axis, title: { text: plain(panel.values), font: { size: 12 }, standoff: 8 }, ...(panel.log ? logarithmic(values) : { type: "linear" }) };
     const layout = {
       margin: { l: 10, r: 14, t: 8, b: 10 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: text, size: 12, family: getComputedStyle(document.body).fontFamily }, showlegend: false, hovermode: "closest",
       hoverlabel: { bgcolor: raised, bordercolor: line, font: { color: text }, align: "left" },
       // On a touch screen a finger that crosses a figure scrolls the page.
       dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
-      xaxis: dots ? valueAxis : { ...axis, title: { text: plain(panel.along), font: { size: 12 }, standoff: 8 }, type: panel.log_along ? "log" : "linear" },
+      xaxis: dots ? valueAxis : { ...axis, title: { text: plain(panel.along), font: { size: 12 }, standoff: 8 }, ...(panel.log_along ? logarithmic(places) : { type: "linear" }) },
       yaxis: dots
         ? { ...axis, type: "category", categoryorder: "array", categoryarray: chosen.map(label).reverse(), range: [-0.6, chosen.length - 0.4], showgrid: false, fixedrange: true, tickfont: { color: text, size: 11 } }
         : valueAxis,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from alignonce.experiments.studies.evidence import Fact
+from alignonce.experiments.studies.evidence import Fact, Key
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,13 @@ class Panel:
     intervals: tuple[Interval, ...] = ()
     """Left empty, means over the seeds are drawn."""
 
+    @property
+    def has_numbers(self) -> bool:
+        """Whether there is anything to draw."""
+        return bool(self.intervals) or any(
+            math.isfinite(y) and (y > 0 or not self.log) for series in self.series for y in series.y
+        )
+
 
 @dataclass(frozen=True)
 class Plot:
@@ -66,12 +74,20 @@ class Plot:
     """Whether the page shows it only on demand."""
 
     @property
+    def drawable(self) -> Plot | None:
+        """The figure without panels that would be empty; None if no panel is left."""
+        panels = tuple(panel for panel in self.panels if panel.has_numbers)
+        return replace(self, panels=panels) if panels else None
+
+    @property
     def rules(self) -> tuple[str, ...]:
         """The learning rules in it, in order of appearance."""
         return tuple(dict.fromkeys(series.rule for panel in self.panels for series in panel.series))
 
 
-def dots(facts: Iterable[Fact], scale: float = 1.0, diverged: frozenset[tuple[object, ...]] = frozenset()) -> tuple[Series, ...]:
+def dots(
+    facts: Iterable[Fact], scale: float = 1.0, diverged: frozenset[Key] = frozenset()
+) -> tuple[Series, ...]:
     """Make a series of one value for each fact.
 
     Args:
@@ -83,8 +99,7 @@ def dots(facts: Iterable[Fact], scale: float = 1.0, diverged: frozenset[tuple[ob
         The series.
     """
     return tuple(
-        Series(fact.rule, fact.seed, (scale * fact.value,), diverged=tuple(fact[:4]) in diverged)
-        for fact in facts
+        Series(fact.rule, fact.seed, (scale * fact.value,), diverged=fact[:4] in diverged) for fact in facts
     )
 
 

@@ -150,5 +150,3 @@ def _weights(facts: Evidence) -> Iterator[Panel]:
 def _images(evidence: Evidence, group: str) -> str:
     numbers = sorted({fact.images for fact in evidence.pick(group=group) if fact.images})
     return f"On {' or '.join(f'{n:,}' for n in numbers)} images." if numbers else ""
-
-

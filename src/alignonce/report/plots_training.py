@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from alignonce.experiments.studies.evidence import Evidence, Fact, cell_settings
 from alignonce.experiments.studies.study import Study
@@ -50,43 +50,50 @@ def training_plots(study: Study, evidence: Evidence) -> Iterator[Plot]:
                 tuple(
                     Panel(
                         group or part.title, "lines", "test accuracy (%)",
-                        lines(facts, lambda fact, name=swept: float(cell_settings(fact.cell)[name]), 100),
+                        lines(facts, _setting_of_cell(swept), 100),
                         along=_along(swept), log_along=swept == "learning_rate",
                     )
                     for group, facts in swept_groups(part, final)
                 ),
             )  # fmt: skip
-    for part in (None, *(p for p in study.parts if swept_setting(p) is not None)):
-        parts = steady_parts(study) if part is None else (part.name,)
-        ending, of = ("", "") if part is None else (f"-{part.name}", f": {part.title}")
-        yield Plot(
-            f"learning{ending}",
-            f"Test accuracy over training{of}",
-            "Mean over the seeds, with each seed as a thin line.",
-            tuple(
-                Panel(s.title, "lines", "test accuracy (%)", lines(s.facts, _epoch, 100), along="epoch")
-                for s in subjects(study, curves, parts)
-            ),
-            folded=part is not None,
-        )
-        yield Plot(
-            f"alignment{ending}",
-            f"Angle between forward and feedback weights over training{of}",
-            "Mean over the layers that send an error on. 0° is backpropagation, 90° is no alignment. Below or "
-            "beside it, the angle of each such layer at the end, from input to output.",
-            tuple(
-                panel
-                for s in subjects(study, angles, parts)
-                for panel in (
-                    Panel(
-                        s.title, "lines", "angle (degrees)", lines(s.facts, _epoch), along="epoch",
-                        mark=90, mark_label="orthogonal",
-                    ),
-                    _final_angles(f"{s.title}, at the end", s.facts),
-                )
-            ),
-            folded=part is not None,
-        )  # fmt: skip
+    yield from _curves(study, curves, angles, steady_parts(study))
+    for part in study.parts:
+        if swept_setting(part) is not None:
+            yield from _curves(study, curves, angles, (part.name,), f"-{part.name}", f": {part.title}")
+
+
+def _curves(
+    study: Study, curves: Evidence, angles: Evidence, parts: tuple[str, ...], ending: str = "", of: str = ""
+) -> Iterator[Plot]:
+    """Accuracy and alignment over training; those of a part with many cells are folded."""
+    yield Plot(
+        f"learning{ending}",
+        f"Test accuracy over training{of}",
+        "Mean over the seeds, with each seed as a thin line.",
+        tuple(
+            Panel(s.title, "lines", "test accuracy (%)", lines(s.facts, _epoch, 100), along="epoch")
+            for s in subjects(study, curves, parts)
+        ),
+        folded=bool(ending),
+    )
+    yield Plot(
+        f"alignment{ending}",
+        f"Angle between forward and feedback weights over training{of}",
+        "Mean over the layers that send an error on. 0° is backpropagation, 90° is no alignment. Next "
+        "to it, the angle of each such layer at the end, from input to output.",
+        tuple(
+            panel
+            for s in subjects(study, angles, parts)
+            for panel in (
+                Panel(
+                    s.title, "lines", "angle (degrees)", lines(s.facts, _epoch), along="epoch", mark=90,
+                    mark_label="orthogonal",
+                ),
+                _final_angles(f"{s.title}, at the end", s.facts),
+            )
+        ),
+        folded=bool(ending),
+    )  # fmt: skip
 
 
 def _final_angles(title: str, facts: Evidence) -> Panel:
@@ -106,6 +113,10 @@ def _final_angles(title: str, facts: Evidence) -> Panel:
 
 def _epoch(fact: Fact) -> float:
     return float(setting_of(fact, "epoch"))
+
+
+def _setting_of_cell(name: str) -> Callable[[Fact], float]:
+    return lambda fact: float(cell_settings(fact.cell)[name])
 
 
 def _words(setting: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from alignonce.experiments.studies.evidence import Evidence, Fact, cell_settings
+from alignonce.experiments.studies.evidence import Evidence, Fact, Key, cell_settings
 from alignonce.experiments.studies.study import Part, Study
 
 
@@ -111,7 +111,7 @@ def swept_groups(part: Part, facts: Evidence) -> Iterator[tuple[str, list[Fact]]
     yield from groups.items()
 
 
-def diverged_runs(facts: Evidence) -> frozenset[tuple[object, ...]]:
+def diverged_runs(facts: Evidence) -> frozenset[Key]:
     """Find the runs that diverged.
 
     Args:
@@ -120,4 +120,4 @@ def diverged_runs(facts: Evidence) -> frozenset[tuple[object, ...]]:
     Returns:
         Part, cell, rule and seed of each.
     """
-    return frozenset(tuple(fact[:4]) for fact in facts.pick(group="run", measure="diverged") if fact.value)
+    return frozenset(fact[:4] for fact in facts.pick(group="run", measure="diverged") if fact.value)

@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from alignonce.experiments.files import write_atomically
 
 
-def write_table(columns: Mapping[str, Sequence[Any]], types: Mapping[str, pa.DataType], path: Path) -> list[Path]:
+def write_table(
+    columns: Mapping[str, Sequence[Any]], types: Mapping[str, pa.DataType], path: Path
+) -> list[Path]:
     """Write a table twice.
 
     Args:
