@@ -13,9 +13,6 @@ from typing import Any, Protocol
 
 import torch
 
-# A job that was in progress when a worker died may not be the one that killed it: it gets another chance.
-ATTEMPTS = 2
-
 
 class Job(Protocol):
     """Something to do that leaves its results on disk; must survive the way to another process."""
@@ -59,48 +56,50 @@ def run_in_processes(
         workers: processes.
         on_start: called when a job begins.
         on_end: called when a job has ended, with the reason if it failed.
-        threads: of torch in each worker; None shares the cores of the machine out.
+        threads: of torch in each worker; None shares out those that torch would take here.
     """
-    threads = threads or max(1, (os.cpu_count() or 1) // workers)
-    waiting = [(job, 1) for job in jobs]
+    threads = threads or max(1, torch.get_num_threads() // workers)
+    waiting = list(jobs)
     while waiting:
-        waiting = _run_until_a_worker_dies(waiting, min(workers, len(waiting)), threads, on_start, on_end)
+        waiting, suspects = _run_until_a_worker_dies(waiting, workers, threads, on_start, on_end)
+        for job in suspects:
+            # Alone with it, there is no doubt who killed the worker; and it has all memory to itself.
+            _, guilty = _run_until_a_worker_dies([job], 1, threads, on_start, on_end)
+            for _ in guilty:
+                on_end(job, "its process was killed, perhaps for lack of memory")
 
 
 def _run_until_a_worker_dies(
-    waiting: list[tuple[Job, int]], workers: int, threads: int, on_start: OnStart, on_end: OnEnd
-) -> list[tuple[Job, int]]:
-    """Return what is still to be done."""
-    waiting = list(waiting)
-    running: dict[Future[str | None], tuple[Job, int]] = {}
+    jobs: Sequence[Job], workers: int, threads: int, on_start: OnStart, on_end: OnEnd
+) -> tuple[list[Job], list[Job]]:
+    """Return the jobs that have not begun, and those that were in progress when a worker died."""
+    waiting, running = list(jobs), dict[Future[str | None], Job]()
     pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_prepare_worker, initargs=(threads,)
+        min(workers, len(waiting)),
+        multiprocessing.get_context("spawn"),
+        initializer=_prepare_worker,
+        initargs=(threads,),
     )
     try:
         while waiting or running:
             # No more than can run at once: so it is known which jobs were in progress when a worker died.
             while waiting and len(running) < workers:
-                job, attempt = waiting[0]
-                running[pool.submit(_do, job)] = waiting.pop(0)
-                on_start(job)
+                running[pool.submit(_do, waiting[0])] = waiting[0]
+                on_start(waiting.pop(0))
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 reason = future.result()
-                on_end(running.pop(future)[0], reason)
+                on_end(running.pop(future), reason)
     except BrokenProcessPool:
-        for future, (job, attempt) in reversed(running.items()):
+        for future in list(running):
             if future.done() and future.exception() is None:
-                on_end(job, future.result())
-            elif attempt < ATTEMPTS:
-                waiting.insert(0, (job, attempt + 1))
-            else:
-                on_end(job, "its process was killed, perhaps for lack of memory")
+                on_end(running.pop(future), future.result())
     except BaseException:
         _kill(pool)
         raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-    return waiting
+    return waiting, list(running.values())
 
 
 def _do(job: Job) -> str | None:
