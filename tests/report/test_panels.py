@@ -3,11 +3,11 @@ import math
 import pytest
 
 from alignonce.experiments.studies.evidence import Fact
-from alignonce.report.colors import dark_page_color
 from alignonce.report.drawing import draw_plot, mean_line
 from alignonce.report.number_tables import number_tables, shown
 from alignonce.report.panels import Panel, Plot, Series, lines
 from alignonce.report.plots_claims import claim_plot
+from alignonce.report.rules import dark_page_color
 from made_study import made_content
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from alignonce.experiments.claims import Claim, Finding
+from alignonce.experiments.claims.finding import Claim, Finding
 from alignonce.experiments.records import Environment
 from alignonce.experiments.studies.evidence import Evidence
 from alignonce.experiments.studies.study import Study
@@ -35,8 +35,9 @@ class ReportContent:
 
     @property
     def rules(self) -> list[str]:
-        """The learning rules, in the order of the study."""
-        return list(dict.fromkeys(rule for cell in self.study.cells() for rule in cell.config.rules))
+        """The learning rules in the order of the study, and what else findings are about."""
+        of_runs = (rule for cell in self.study.cells() for rule in cell.config.rules)
+        return list(dict.fromkeys([*of_runs, *(finding.rule for finding in self.findings)]))
 
     @property
     def seeds(self) -> list[int]:

@@ -12,8 +12,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from alignonce.experiments.figures import rule_color, rule_label, style
+from alignonce.experiments.analysis.drawing import plain_numbers
+from alignonce.experiments.figures import rule_color, style
 from alignonce.report.panels import Panel, Plot, Series
+from alignonce.report.rules import label_of
 
 _WIDTH = 9.0
 _COLUMNS = 3
@@ -82,9 +84,10 @@ def _draw_dots(axes: Axes, panel: Panel, rules: Sequence[str], named: bool) -> N
             axes.plot(mean, row, "D", color=color, markersize=5.5, markeredgecolor="white", zorder=4)
     if panel.log:
         axes.set_xscale("log")
+        plain_numbers(axes.xaxis, [y for series in _drawable(panel) for y in series.y])
     if panel.mark is not None:
         axes.axvline(panel.mark, color="#777777", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-    axes.set_yticks(range(len(rules)), [rule_label(rule) for rule in rules] if named else [])
+    axes.set_yticks(range(len(rules)), [label_of(rule) for rule in rules] if named else [])
     axes.set_ylim(len(rules) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
@@ -108,8 +111,10 @@ def _draw_lines(axes: Axes, panel: Panel, rules: Sequence[str]) -> None:
             )  # fmt: skip
     if panel.log:
         axes.set_yscale("log")
+        plain_numbers(axes.yaxis, [y for series in _drawable(panel) for y in series.y])
     if panel.log_along:
         axes.set_xscale("log")
+        plain_numbers(axes.xaxis, [x for series in _drawable(panel) for x in series.x])
     if panel.mark is not None:
         axes.axhline(panel.mark, color="#777777", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
     axes.set_xlabel(panel.along)
@@ -147,7 +152,7 @@ def _drawable(panel: Panel) -> Iterator[Series]:
 
 def _add_title(figure: Figure, title: str, rules: Sequence[str]) -> None:
     """Write the title above all panels, as that of a legend, so that the two make room for each other."""
-    handles = [Line2D([], [], color=rule_color(rule), linewidth=2, label=rule_label(rule)) for rule in rules]
+    handles = [Line2D([], [], color=rule_color(rule), linewidth=2, label=label_of(rule)) for rule in rules]
     figure.legend(
         handles=handles, loc="outside upper left", ncols=5, frameon=False, fontsize=8, handlelength=1.6,
         columnspacing=1.4, title=textwrap.fill(title, 110), alignment="left", borderpad=0.1,

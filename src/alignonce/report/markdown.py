@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import re
 
-from alignonce.experiments.figures import rule_label
 from alignonce.report.content import ReportContent
 from alignonce.report.method import METHOD
 from alignonce.report.number_tables import NONE, shown
-from alignonce.report.verdicts import ICONS, interval_words, judged_rules, summary_words, verdict_rows
+from alignonce.report.rules import label_of
+from alignonce.report.verdicts import (
+    ICONS,
+    interval_words,
+    judged_rules,
+    statistic_words,
+    summary_words,
+    verdict_rows,
+)
 from alignonce.report.words import diverged_words, environment_words, part_words, run_words
 
 
@@ -74,8 +81,15 @@ def verdict_table(content: ReportContent) -> list[str]:
             + (f" ({interval_words(finding)})" if interval_words(finding) else "")
             for finding in row.findings
         ]
-        rows.append([escaped(row.claim.sentence), escaped(row.where), escaped(row.claim.unit), *cells])
-    return _table(["Claim", "Where", "Unit", *map(rule_label, rules)], rows)
+        rows.append(
+            [
+                f"{escaped(row.claim.sentence)} *({escaped(statistic_words(row.claim))})*",
+                escaped(row.where),
+                escaped(row.claim.unit),
+                *cells,
+            ]
+        )
+    return _table(["Claim", "Where", "Unit", *map(label_of, rules)], rows)
 
 
 def escaped(text: str) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-from alignonce.experiments.figures import rule_label
 from alignonce.report.drawing import mean_line
 from alignonce.report.panels import Panel, Plot
+from alignonce.report.rules import label_of
 
 NONE = "\N{EN DASH}"
 """Stands where there is nothing."""
@@ -59,7 +59,7 @@ def _of_dots(panel: Panel, rules: Sequence[str]) -> NumberTable:
         values = [s.y[0] for s in panel.series if s.rule == rule and math.isfinite(s.y[0])]
         if values:
             spread = stdev(values) if len(values) > 1 else math.nan
-            rows.append((rule_label(rule), shown(fmean(values)), shown(spread), str(len(values))))
+            rows.append((label_of(rule), shown(fmean(values)), shown(spread), str(len(values))))
     return NumberTable(f"{panel.title}: {panel.values}", ("Rule", "Mean", "S.d.", "Seeds"), rows)
 
 
@@ -67,5 +67,5 @@ def _of_lines(panel: Panel, rules: Sequence[str]) -> NumberTable:
     means = {rule: dict(mean_line([s for s in panel.series if s.rule == rule])) for rule in rules}
     places = sorted({place for line in means.values() for place in line})
     rows = [(f"{place:g}", *(shown(means[rule].get(place, math.nan)) for rule in rules)) for place in places]
-    heads = (panel.along, *map(rule_label, rules))
+    heads = (panel.along, *map(label_of, rules))
     return NumberTable(f"{panel.title}: {panel.values}, mean over seeds", heads, rows)

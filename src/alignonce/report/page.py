@@ -15,14 +15,14 @@ from jinja2 import PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
-from alignonce.experiments.claims import Claim, Finding
-from alignonce.experiments.figures import rule_color, rule_label
-from alignonce.report.colors import dark_page_color
+from alignonce.experiments.claims.finding import Claim, Finding
+from alignonce.experiments.figures import rule_color
 from alignonce.report.content import ReportContent
 from alignonce.report.method import METHOD
 from alignonce.report.number_tables import NONE, number_tables, shown
 from alignonce.report.panels import Plot
 from alignonce.report.plots_claims import claim_plot
+from alignonce.report.rules import dark_page_color, label_of
 from alignonce.report.verdicts import (
     ICONS,
     ORDER,
@@ -31,7 +31,9 @@ from alignonce.report.verdicts import (
     interval_words,
     judged_rules,
     needed_words,
+    statistic_words,
     summary_words,
+    threshold_words,
     verdict_rows,
     where,
 )
@@ -68,12 +70,13 @@ def report_page(content: ReportContent) -> str:
         verdicts=[
             {
                 "claim": row.claim,
+                "statistic": statistic_words(row.claim),
                 "where": row.where,
                 "findings": [f and _finding(f, row.claim, content) for f in row.findings],
             }
             for row in verdict_rows(content)
         ],
-        verdict_rules=[{"label": rule_label(rule)} for rule in judged_rules(content)],
+        verdict_rules=[{"label": label_of(rule)} for rule in judged_rules(content)],
         icons=ICONS,
         order=ORDER,
         facts=environment_words(content),
@@ -103,7 +106,11 @@ def _sections(content: ReportContent) -> list[dict[str, Any]]:
 
 def _claim(claim: Claim, content: ReportContent) -> dict[str, Any]:
     return {
-        **{name: getattr(claim, name) for name in ("id", "sentence", "measured", "statistic", "unit")},
+        **{
+            name: getattr(claim, name)
+            for name in ("id", "sentence", "measured", "statistic", "unit", "quoted")
+        },
+        "threshold": threshold_words(claim),
         "plot": claim_plot(claim, content).drawable,
         "findings": [_finding(finding, claim, content) for finding in findings_of(claim, content)],
     }
@@ -112,8 +119,8 @@ def _claim(claim: Claim, content: ReportContent) -> dict[str, Any]:
 def _finding(finding: Finding, claim: Claim, content: ReportContent) -> dict[str, Any]:
     return {
         "verdict": finding.verdict,
-        "rule_label": rule_label(finding.rule),
-        "baseline_label": rule_label(finding.baseline) if finding.baseline else NONE,
+        "rule_label": label_of(finding.rule),
+        "baseline_label": label_of(finding.baseline) if finding.baseline else NONE,
         "where": where(finding, content),
         "estimate": shown(finding.estimate),
         "interval": interval_words(finding) or NONE,
@@ -128,7 +135,7 @@ def _finding(finding: Finding, claim: Claim, content: ReportContent) -> dict[str
 
 def _rules(content: ReportContent) -> list[dict[str, str]]:
     return [
-        {"spec": rule, "label": rule_label(rule), "light": rule_color(rule), "dark": dark_page_color(rule)}
+        {"spec": rule, "label": label_of(rule), "light": rule_color(rule), "dark": dark_page_color(rule)}
         for rule in content.rules
     ]
 

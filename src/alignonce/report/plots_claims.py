@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from alignonce.experiments.claims import Claim, Finding
+from alignonce.experiments.claims.finding import Claim, Finding
 from alignonce.report.content import ReportContent
 from alignonce.report.panels import Interval, Panel, Plot, Series
 from alignonce.report.verdicts import findings_of, where
@@ -36,12 +36,13 @@ def _panel(claim: Claim, title: str, findings: list[Finding]) -> Panel:
     return Panel(
         title,
         "dots",
-        claim.statistic,
+        " ".join(filter(None, (claim.statistic, f"({claim.unit})" if claim.unit else ""))),
         tuple(
             Series(finding.rule, seed, (value,))
             for finding in findings
             for seed, value in finding.per_seed.items()
         ),
+        log=claim.kind == "ratio",
         mark=claim.threshold,
         mark_label="threshold",
         intervals=tuple(

@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from alignonce.experiments.claims import Claim, Finding
+from alignonce.experiments.claims.finding import VERDICTS, Claim, Finding, Verdict
 from alignonce.report.content import ReportContent
 from alignonce.report.number_tables import shown
+from alignonce.report.rules import label_of
 
-ICONS = {"supported": "✓", "not supported": "✗", "inconclusive": "?"}
-ORDER = {"not supported": 0, "inconclusive": 1, "supported": 2}
+ICONS: dict[Verdict, str] = {"supported": "✓", "not supported": "✗", "inconclusive": "?"}
+ORDER: dict[Verdict, int] = {"not supported": 0, "inconclusive": 1, "supported": 2}
 
 
 class VerdictRow(NamedTuple):
@@ -97,6 +98,31 @@ def estimate_words(finding: Finding, unit: str) -> str:
     return f"{text} (95% interval {interval_words(finding)})" if interval_words(finding) else text
 
 
+def statistic_words(claim: Claim) -> str:
+    """Say in short what is compared with what; several claims may share the paper's sentence.
+
+    Args:
+        claim: the claim.
+
+    Returns:
+        Such as `difference of test accuracy, against backpropagation`.
+    """
+    return f"{claim.statistic}, against {label_of(claim.baseline)}" if claim.baseline else claim.statistic
+
+
+def threshold_words(claim: Claim) -> str:
+    """Say when a claim holds.
+
+    Args:
+        claim: the claim.
+
+    Returns:
+        Such as `Supported if above −2 points.`
+    """
+    number = f"{claim.threshold:g}".replace("-", "\N{MINUS SIGN}")
+    return f"Supported if {claim.side} {' '.join(filter(None, (number, claim.unit)))}."
+
+
 def interval_words(finding: Finding) -> str:
     """Write an interval.
 
@@ -118,7 +144,7 @@ def needed_words(finding: Finding) -> str:
         finding: the finding.
 
     Returns:
-        A sentence; "" if it is decided or not known.
+        A sentence; "" if it is decided, or no number would do.
     """
     return f"About {finding.seeds_needed} seeds would decide it." if finding.seeds_needed else ""
 
@@ -133,5 +159,5 @@ def summary_words(findings: Sequence[Finding]) -> str:
         Such as `12 findings: 7 supported, 3 not supported, 2 inconclusive.`
     """
     counts = Counter(finding.verdict for finding in findings)
-    numbers = ", ".join(f"{counts[verdict]} {verdict}" for verdict in ICONS)
+    numbers = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
     return f"{len(findings)} findings: {numbers}."

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from alignonce.experiments.figures import rule_label
 from alignonce.experiments.studies.study import Part, Study
 from alignonce.report.content import ReportContent
 from alignonce.report.number_tables import NONE
+from alignonce.report.rules import label_of
 from alignonce.report.subjects import diverged_runs
 
 
@@ -37,7 +37,7 @@ def diverged_words(content: ReportContent) -> list[str]:
         Such as `depth depth=20: random feedback, seed 1`.
     """
     return [
-        f"{' '.join(filter(None, (part, cell)))}: {rule_label(rule)}, seed {seed}"
+        f"{' '.join(filter(None, (part, cell)))}: {label_of(rule)}, seed {seed}"
         for part, cell, rule, seed in sorted(diverged_runs(content.evidence))
     ]
 
@@ -104,7 +104,7 @@ def part_words(part: Part, study: Study) -> dict[str, str]:
             f"{name.replace('_', ' ')}: {', '.join(map(str, values))}" for name, values in part.vary.items()
         )
         or NONE,
-        "rules": ", ".join(map(rule_label, first.rules)),
+        "rules": ", ".join(map(label_of, first.rules)),
         "seeds": ", ".join(map(str, first.seeds)),
         "runs": str(len(cells) * len(first.rules) * len(first.seeds)),
     }

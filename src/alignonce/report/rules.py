@@ -1,8 +1,20 @@
-"""Colours of learning rules on a dark page."""
+"""How a report calls and colours learning rules."""
 
 import colorsys
 
-from alignonce.experiments.figures import rule_color
+from alignonce.experiments.figures import rule_color, rule_label
+
+
+def label_of(rule: str) -> str:
+    """Name a learning rule for people.
+
+    Args:
+        rule: such as `soft:0.5`; or `soft`, which in findings means all cosines together.
+
+    Returns:
+        Such as `soft alignment 0.5`.
+    """
+    return "soft alignment, all cosines" if rule == "soft" else rule_label(rule)
 
 
 def dark_page_color(rule: str) -> str:
