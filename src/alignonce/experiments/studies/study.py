@@ -163,12 +163,28 @@ def load_study(name_or_file: str | Path) -> Study:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"study: {path} is not YAML: {' '.join(str(error).split())}") from error
+    return parse_study(content, path)
+
+
+def parse_study(content: object, source: Path) -> Study:
+    """Make a study of what a file says.
+
+    Args:
+        content: as YAML or JSON has it.
+        source: the file, for errors.
+
+    Returns:
+        The study.
+
+    Raises:
+        ValueError: it is not a study; says what is wrong and where.
+    """
     if not isinstance(content, dict):
-        raise ValueError(f"study: {path} must hold a mapping with name, title and parts")
+        raise ValueError(f"study: {source} must hold a mapping with name, title and parts")
     try:
         return Study.model_validate(content)
     except ValidationError as error:
-        raise ValueError(f"study: {path}: {_told(error)}") from error
+        raise ValueError(f"study: {source}: {_told(error)}") from error
 
 
 def study_schema() -> str:
