@@ -56,9 +56,9 @@ def run_in_processes(
         workers: processes.
         on_start: called when a job begins.
         on_end: called when a job has ended, with the reason if it failed.
-        threads: of torch in each worker; None shares the cores of the machine out.
+        threads: of torch in each worker; None shares out those that torch would take here.
     """
-    threads = threads or max(1, (os.cpu_count() or 1) // workers)
+    threads = threads or max(1, torch.get_num_threads() // workers)
     waiting = list(jobs)
     while waiting:
         waiting, suspects = _run_until_a_worker_dies(waiting, workers, threads, on_start, on_end)
