@@ -87,12 +87,12 @@ class NetworkConfig(BaseModel):
         if not isinstance(values, dict) or values.get("model", "mlp") not in _DEFAULTS:
             return values
         model = values.get("model", "mlp")
-        given = {name: value for name, value in values.items() if value is not None}
-        filled = {**values, **_DEFAULTS[model]._asdict(), **given}
-        del filled["depths"]
-        if model == "vit" and isinstance(filled["width"], int):
-            filled.setdefault("heads", max(1, filled["width"] // _HEAD_WIDTH))
-        return filled
+        depth, width, init, _ = _DEFAULTS[model]
+        defaults: dict[str, Any] = {"depth": depth, "width": width, "init": init}
+        if model == "vit":
+            given = values.get("width")
+            defaults["heads"] = max(1, (given if isinstance(given, int) else width) // _HEAD_WIDTH)
+        return values | {name: value for name, value in defaults.items() if values.get(name) is None}
 
     @model_validator(mode="after")
     def _options_of_the_model(self) -> Self:
