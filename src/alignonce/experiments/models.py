@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from alignonce import DirectFeedback, set_learning_rule
 from alignonce.experiments.config import NetworkConfig, RunConfig
+from alignonce.experiments.format_specs import parse_format
 from alignonce.experiments.rule_specs import parse_rule
 from alignonce.experiments.seeds import derived_seed
 
@@ -177,5 +178,6 @@ def build_run_model(
     rule = parse_rule(config.rule, derived_seed(config.seed, "feedback"))
     # Direct feedback must see the shapes of a batch; the other rules need none.
     inputs = torch.zeros(2, *image_shape) if isinstance(rule, DirectFeedback) else None
-    set_learning_rule(model, rule, norms=config.norms, inputs=inputs)
+    format = parse_format(config.format)
+    set_learning_rule(model, rule, format=format, norms=config.norms, inputs=inputs)
     return model

@@ -216,7 +216,8 @@ def free_folder(parent: Path, config: RunConfig) -> RunFolder:
 
 
 def _run_name(config: RunConfig) -> str:
-    return f"{config.rule.replace(':', '-')}-seed{config.seed}"
+    format = "" if config.format == "dense" else re.sub("[:/]", "-", f"-{config.format}")
+    return f"{config.rule.replace(':', '-')}{format}-seed{config.seed}"
 
 
 def _numbered(parent: Path, name: str) -> Iterator[RunFolder]:
