@@ -188,6 +188,10 @@ class Engine:
         """
         return flag if self.processes == 1 else bool(self.mean(torch.tensor(float(flag), device=self.device)))
 
+    def wait_for_all(self) -> None:
+        """Wait until all processes have come here."""
+        self.fabric.barrier()
+
     def from_first(self, value: _T) -> _T:
         """Hand a value of the first process to all.
 

@@ -87,6 +87,14 @@ class ResumePoints:
                 "finish that one with its own settings, or choose another folder"
             )
 
+    def exist(self) -> bool:
+        """Tell whether there are any.
+
+        Returns:
+            True also if they are damaged.
+        """
+        return bool(_points(self.folder))
+
     def newest(self) -> ResumePoint | None:
         """Read the newest point that is undamaged.
 

@@ -34,6 +34,7 @@ class RunState:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     order: torch.Generator
+    metrics: Metrics
     tracker: Tracker | None = None
     step: int = 0
     epoch: int = 0
@@ -41,7 +42,6 @@ class RunState:
     losses: list[float] = field(default_factory=list)
     part_losses: list[Tensor] = field(default_factory=list)
     scores: dict[str, Tensor] = field(default_factory=dict)
-    metrics: Metrics = field(default_factory=Metrics)
 
     def add(self, part: Part, loss: Tensor, scores: Mapping[str, Tensor]) -> None:
         """Note what a part of a batch gave.
@@ -135,7 +135,7 @@ class RunState:
         self.order.set_state(point.tensors["order"])
         self.step, self.epoch, self.losses = point.step, facts["epoch"], list(facts["losses"])
         engine.fabric.strategy.precision.load_state_dict(facts["precision"])
-        self.metrics = Metrics(Measurement(*row) for row in facts["metrics"])
+        self.metrics.extend(Measurement(*row) for row in facts["metrics"])
         if self.tracker:
             self.tracker.rows[:] = [Row(*row) for row in facts["diagnostics"]]
 

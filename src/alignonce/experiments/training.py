@@ -81,6 +81,7 @@ def train(
     *,
     on_checkpoint: Callable[[int, nn.Module], None] = lambda step, model: None,
     tracker: Tracker | None = None,
+    metrics: Metrics | None = None,
     engine: Engine | None = None,
     resume: ResumePoints | None = None,
 ) -> TrainingResult:
@@ -99,6 +100,7 @@ def train(
         on_progress: called every few steps.
         on_checkpoint: called with the step and the network at each checkpoint of the configuration.
         tracker: called before the first step and after each; what is learnt is the same to the bit.
+        metrics: where measurements go; None makes a place for them.
         engine: what to compute with; None sets it up as configured.
         resume: the run's resume points: it goes on from the newest and writes new ones. None writes none.
 
@@ -119,7 +121,7 @@ def train(
     optimizer = engine.set_up_optimizer(build_optimizer(model, config))
     # Drawn on the CPU: every device sees the same batches.
     order = torch.Generator().manual_seed(derived_seed(config.seed, "batches"))
-    run = RunState(model, optimizer, order, tracker)
+    run = RunState(model, optimizer, order, Metrics() if metrics is None else metrics, tracker)
 
     steps_per_epoch = math.ceil(task.train_size / config.batch_size)
     total_steps = steps_per_epoch * config.epochs

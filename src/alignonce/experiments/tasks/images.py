@@ -90,3 +90,23 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, f
         hits += (logits.argmax(dim=1) == some_labels).sum()
     model.train(was_training)
     return float(loss) / len(labels), int(hits) / len(labels)
+
+
+@torch.no_grad()
+def classify(model: nn.Module, images: Tensor) -> Tensor:
+    """Let a network classify images, in evaluation mode; its mode afterwards is as before.
+
+    Args:
+        model: maps pixels in [0, 1] to logits.
+        images: uint8, (n, channels, height, width), anywhere.
+
+    Returns:
+        The classes, int64, (n,), on the CPU.
+    """
+    was_training, device = model.training, next(model.parameters()).device
+    model.eval()
+    classes = [
+        model(as_pixels(part.to(device))).argmax(dim=1).cpu() for part in torch.split(images, TEST_BATCH)
+    ]
+    model.train(was_training)
+    return torch.cat(classes)
