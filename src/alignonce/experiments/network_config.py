@@ -2,11 +2,14 @@
 
 from typing import Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from alignonce.experiments.format_specs import KNOWN_FORMATS, canonical_format
 
 ModelName = Literal["mlp", "resnet", "vgg", "resnet18", "vit"]
 Init = Literal["he", "glorot"]
 HiddenNorm = Literal["none", "layer", "batch"]
+FORMAT_HELP = ", ".join(f"{kind.usage} ({kind.title})" for kind in KNOWN_FORMATS.values())
 
 
 class _Defaults(NamedTuple):
@@ -80,6 +83,17 @@ class NetworkConfig(BaseModel):
         "through its initial value, so that it is not transported either.",
     )
 
+    format: str = Field(
+        "dense",
+        description="How fixed feedback weights are stored; those of other rules stay dense. "
+        f"One of: {FORMAT_HELP}.",
+    )
+
+    @field_validator("format")
+    @classmethod
+    def _known_format(cls, spec: str) -> str:
+        return canonical_format(spec)
+
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, values: Any) -> Any:
@@ -87,12 +101,12 @@ class NetworkConfig(BaseModel):
         if not isinstance(values, dict) or values.get("model", "mlp") not in _DEFAULTS:
             return values
         model = values.get("model", "mlp")
-        given = {name: value for name, value in values.items() if value is not None}
-        filled = {**values, **_DEFAULTS[model]._asdict(), **given}
-        del filled["depths"]
-        if model == "vit" and isinstance(filled["width"], int):
-            filled.setdefault("heads", max(1, filled["width"] // _HEAD_WIDTH))
-        return filled
+        depth, width, init, _ = _DEFAULTS[model]
+        defaults: dict[str, Any] = {"depth": depth, "width": width, "init": init}
+        if model == "vit":
+            given = values.get("width")
+            defaults["heads"] = max(1, (given if isinstance(given, int) else width) // _HEAD_WIDTH)
+        return values | {name: value for name, value in defaults.items() if values.get(name) is None}
 
     @model_validator(mode="after")
     def _options_of_the_model(self) -> Self:
