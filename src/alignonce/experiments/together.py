@@ -1,0 +1,276 @@
+"""Training many small runs at once: those that share a shape learn in one program, each by its own batches."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from alignonce import Backpropagation
+from alignonce.experiments.checkpoints import checkpoint_steps
+from alignonce.experiments.config import NetworkConfig, RunConfig, TrainingConfig
+from alignonce.experiments.data.image_data import ImageData
+from alignonce.experiments.devices import device_name, pick_device
+from alignonce.experiments.metrics import Measurement, Metrics, angle_deg
+from alignonce.experiments.models import build_run_model
+from alignonce.experiments.rule_specs import parse_rule
+from alignonce.experiments.seeds import derived_seed
+from alignonce.experiments.stacked import StackedNetworks
+from alignonce.experiments.training import (
+    EARLY_EPOCHS,
+    STEPS_PER_CHECK,
+    Progress,
+    Status,
+    TrainingResult,
+    build_optimizer,
+)
+
+# What the loop below knows to do. A run that asks for anything else trains by itself.
+_KNOWN_SETTINGS = {
+    *NetworkConfig.model_fields, "data", "limit", "epochs", "batch_size", "optimizer", "learning_rate",
+    "momentum", "weight_decay", "device", "checkpoints",
+}  # fmt: skip
+
+
+class Group(NamedTuple):
+    """Runs that train together, as positions in a list; or one, and the reason why it trains alone."""
+
+    runs: tuple[int, ...]
+    alone: str = ""
+
+
+def groups_of(configs: Sequence[RunConfig], at_most: int = 32) -> list[Group]:
+    """Find out which runs can train together.
+
+    Runs of a group differ in their seeds and learning rules only. Backpropagation, whose networks have no
+    feedback weights, forms groups of its own.
+
+    Args:
+        configs: the runs.
+        at_most: runs in a group, which all have to fit the memory at once.
+
+    Returns:
+        The groups, by their first runs; each run is in one of them.
+
+    Raises:
+        ValueError: `at_most` is below 1.
+    """
+    if at_most < 1:
+        raise ValueError(f"at_most must be 1 or more, got {at_most}")
+    shapes: dict[str, list[int]] = {}
+    groups: list[Group] = []
+    for index, config in enumerate(configs):
+        if obstacle := _obstacle(config):
+            groups.append(Group((index,), obstacle))
+        else:
+            shapes.setdefault(_shape(config), []).append(index)
+    for alike in shapes.values():
+        parts = [alike[first : first + at_most] for first in range(0, len(alike), at_most)]
+        groups += [
+            Group(tuple(part), "" if len(part) > 1 else "there is no other run of its shape") for part in parts
+        ]
+    return sorted(groups)
+
+
+def train_together(
+    configs: Sequence[RunConfig],
+    data: ImageData,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    *,
+    on_checkpoint: Callable[[int, int, nn.Module], None] = lambda run, step, network: None,
+) -> list[TrainingResult]:
+    """Train the runs of a group at once, each to the result that `train` gives, up to rounding.
+
+    Each run has the forward weights, the feedback weights and the batches of its own seed. A run that
+    diverges ends there, and the others go on; Ctrl-C ends all of them. The clock is common: `seconds` of each
+    run are those of all of them.
+
+    Args:
+        configs: the runs, of one of the groups of `groups_of`.
+        data: the images and labels.
+        on_progress: called every few steps, with the mean test accuracy of the runs that have not diverged.
+        on_checkpoint: called with the run's position in `configs`, the step and the network at each
+            checkpoint of the configuration.
+
+    Returns:
+        The trained networks and their measurements, in the order of `configs`.
+
+    Raises:
+        ValueError: the runs cannot train together.
+    """
+    _check_group(configs)
+    shared = configs[0]
+    device = pick_device(shared.device)
+    train_images, train_labels = data.train_images.to(device), data.train_labels.to(device)
+    test_images, test_labels = data.test_images.to(device), data.test_labels.to(device)
+    start = time.perf_counter()
+    networks = StackedNetworks(
+        [
+            build_run_model(config, data.image_shape, data.num_classes, data.mean, data.std).to(device)
+            for config in configs
+        ]
+    )
+    # Adam, AdamW and SGD treat each number by itself, so that one of them serves all runs.
+    optimizer = build_optimizer(networks.weights, shared)
+    generators = [torch.Generator().manual_seed(derived_seed(c.seed, "batches")) for c in configs]
+
+    steps_per_epoch = math.ceil(len(train_labels) / shared.batch_size)
+    total_steps = steps_per_epoch * shared.epochs
+    checkpoints = checkpoint_steps(shared.checkpoints, total_steps)
+    early = {math.ceil(part * steps_per_epoch) for part in EARLY_EPOCHS} - {steps_per_epoch}
+    runs = [_Run(index) for index in range(len(configs))]
+    step, epoch = 0, 0.0
+    losses: list[Tensor] = []
+    epoch_hits = torch.zeros(len(runs), dtype=torch.int64, device=device)
+
+    def going_on() -> list[_Run]:
+        return [run for run in runs if run.status == "done"]
+
+    def collect_losses() -> None:
+        """Fetch the losses that are still on the device; end the runs that have diverged."""
+        values = torch.stack(losses, dim=1).tolist() if losses else [[] for _ in runs]
+        first = step - len(losses) + 1
+        losses.clear()
+        for run in going_on():
+            run.take_losses(values[run.index], first, steps_per_epoch)
+
+    def measure() -> None:
+        """Measure the networks as they are now: on the test images, and their alignment layer by layer."""
+        test_losses, test_accuracies = networks.test(test_images, test_labels)
+        cosines = networks.cosines()
+        for run in going_on():
+            i = run.index
+            rows = [("test_loss", "", test_losses[i]), ("test_accuracy", "", test_accuracies[i])]
+            for layer, values in cosines.items():
+                rows += [("cosine", layer, values[i]), ("angle_deg", layer, angle_deg(values[i]))]
+            rows += [("seconds", "", time.perf_counter() - start)]
+            run.metrics.extend([Measurement(step, epoch, *row) for row in rows])
+
+    def keep_checkpoints() -> None:
+        if step in checkpoints:
+            collect_losses()
+            for run in going_on():
+                on_checkpoint(run.index, step, networks.network(run.index))
+
+    def report() -> None:
+        accuracies = [run.metrics.last("test_accuracy") or 0.0 for run in going_on()]
+        on_progress(Progress(step, total_steps, fmean(accuracies) if accuracies else None))
+
+    try:
+        measure()
+        keep_checkpoints()
+        for _ in range(shared.epochs):
+            orders = [torch.randperm(len(train_labels), generator=generator) for generator in generators]
+            for run in runs:
+                run.epoch_losses.clear()
+            epoch_hits.zero_()
+
+            for batch in torch.stack(orders).to(device).split(shared.batch_size, dim=1):
+                step_losses, hits = networks.learn(train_images[batch], train_labels[batch])
+                optimizer.step()
+                step += 1
+
+                epoch = step / steps_per_epoch
+                losses.append(step_losses)
+                epoch_hits += hits
+                if len(losses) == STEPS_PER_CHECK:
+                    collect_losses()
+                    report()
+                if step in early:
+                    collect_losses()
+                    measure()
+                keep_checkpoints()
+                if not going_on():
+                    break
+
+            collect_losses()
+            for run, right in zip(runs, epoch_hits.tolist(), strict=True):
+                run.finish_epoch(step, epoch, right / len(train_labels))
+            if not going_on():
+                break
+            measure()
+            report()
+        for run in going_on():
+            if not math.isfinite(run.metrics.last("test_loss") or 0.0):
+                # The very last step broke the network: no further batch is there to show it.
+                run.end("diverged", step)
+    except KeyboardInterrupt:
+        collect_losses()
+        for run in going_on():
+            run.end("interrupted", step)
+    seconds = time.perf_counter() - start
+    return [
+        TrainingResult(
+            run.status,
+            step if run.step is None else run.step,
+            total_steps,
+            seconds,
+            device_name(device),
+            run.metrics,
+            networks.network(run.index),
+        )
+        for run in runs
+    ]
+
+
+@dataclass
+class _Run:
+    """What is known of one run of a group; `step` is where it ended, None for the last one."""
+
+    index: int
+    status: Status = "done"
+    step: int | None = None
+    metrics: Metrics = field(default_factory=Metrics)
+    epoch_losses: list[float] = field(default_factory=list)
+
+    def end(self, status: Status, step: int) -> None:
+        self.status, self.step = status, step
+
+    def take_losses(self, values: Sequence[float], first: int, steps_per_epoch: int) -> None:
+        """Record the losses from step `first` on, up to one that is not finite, which ends the run."""
+        for at, value in enumerate(values, start=first):
+            self.metrics.extend([Measurement(at, at / steps_per_epoch, "step_loss", "", value)])
+            if not math.isfinite(value):
+                self.end("diverged", at)
+                return
+        self.epoch_losses.extend(values)
+
+    def finish_epoch(self, step: int, epoch: float, accuracy: float) -> None:
+        if self.status == "done":
+            rows = [("train_loss", "", fmean(self.epoch_losses)), ("train_accuracy", "", accuracy)]
+            self.metrics.extend([Measurement(step, epoch, *row) for row in rows])
+
+
+def _obstacle(config: RunConfig) -> str:
+    """Why a run cannot train with others; empty if it can."""
+    if parse_rule(config.rule, 0).evolves:
+        return f"the feedback weights of {config.rule} change as it learns"
+    unknown = [
+        f"{name}={getattr(config, name)}"
+        for name, setting in TrainingConfig.model_fields.items()
+        if name not in _KNOWN_SETTINGS and getattr(config, name) != setting.default
+    ]
+    return f"{', '.join(unknown)} is for runs by themselves" if unknown else ""
+
+
+def _shape(config: RunConfig) -> str:
+    plain = isinstance(parse_rule(config.rule, 0), Backpropagation)
+    return f"{plain} {config.model_dump_json(exclude={'rule', 'seed'})}"
+
+
+def _check_group(configs: Sequence[RunConfig]) -> None:
+    if not configs:
+        raise ValueError("configs must hold at least one run")
+    for config in configs:
+        if obstacle := _obstacle(config):
+            raise ValueError(f"run {config.rule}, seed {config.seed}, cannot train with others: {obstacle}")
+    if len({_shape(config) for config in configs}) > 1:
+        raise ValueError(
+            "configs must differ in seed and rule only, without bp among other rules: groups_of tells which do"
+        )
