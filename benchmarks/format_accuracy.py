@@ -26,10 +26,10 @@ from alignonce import (
     alignment,
     set_learning_rule,
 )
-from alignonce.experiments.config import NetworkConfig
 from alignonce.experiments.data.image_data import ImageData
 from alignonce.experiments.data.loading import load_data
 from alignonce.experiments.models import build_model
+from alignonce.experiments.network_config import NetworkConfig
 from alignonce.experiments.seeds import derived_seed
 from alignonce.experiments.training import as_pixels, evaluate
 from timing import machine

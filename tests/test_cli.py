@@ -138,7 +138,9 @@ def test_unknown_commands_and_options_exit_with_2(args, capsys):
 
 @pytest.mark.parametrize("command", ["train", "compare"])
 def test_unwritable_folder_is_found_before_the_data_are_read(command, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(f"alignonce.commands.{command}.load_images", lambda *_: pytest.fail("read data in vain"))
+    monkeypatch.setattr(
+        f"alignonce.commands.{command}.load_images", lambda *_: pytest.fail("read data in vain")
+    )
     (tmp_path / "file").write_text("")
     assert run(command, *SMALL, "--out", str(tmp_path / "file" / "out")) == 2
     assert "out: cannot write into" in capsys.readouterr().err

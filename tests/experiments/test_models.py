@@ -6,8 +6,8 @@ from small_runs import made_data, small_config
 from torch import nn
 
 from alignonce import alignment, feedback_weights
-from alignonce.experiments.config import NetworkConfig
 from alignonce.experiments.models import Normalise, build_model, build_run_model
+from alignonce.experiments.network_config import NetworkConfig
 
 
 def build(seed: int = 0, shape=(1, 8, 8), **network) -> nn.Module:

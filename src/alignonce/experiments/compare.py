@@ -20,6 +20,7 @@ from alignonce.experiments.data.image_data import ImageData
 from alignonce.experiments.devices import pick_device
 from alignonce.experiments.figures import comparison_figure, rule_label, save_figure
 from alignonce.experiments.files import ensure_writable, write_atomically
+from alignonce.experiments.live import live_metrics
 from alignonce.experiments.progress import RunBars
 from alignonce.experiments.runs import RunFolder, RunRecord, find_folder
 from alignonce.experiments.training import train
@@ -153,7 +154,11 @@ def _train_into(
 ) -> RunRecord:
     folder.prepare()
     remove_checkpoints(folder.path)
-    result = train(config, data, bars.follow(config), on_checkpoint=folder.save_checkpoint, tracker=tracker)
+    with live_metrics(folder.path) as metrics:
+        result = train(
+            config, data, bars.follow(config),
+            on_checkpoint=folder.save_checkpoint, tracker=tracker, metrics=metrics,
+        )  # fmt: skip
     return folder.save(config, data, result)
 
 

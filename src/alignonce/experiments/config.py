@@ -1,60 +1,16 @@
 """The full configuration of a run, and of a comparison of several learning rules."""
 
-from typing import Any, Literal, Self
+from collections.abc import Sequence
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from alignonce.experiments.rule_specs import KNOWN_RULES, canonical_rule
+from alignonce import DirectFeedback
+from alignonce.experiments.network_config import NetworkConfig
+from alignonce.experiments.rule_specs import KNOWN_RULES, canonical_rule, parse_rule
 
-# Depth and width mean different things in the two networks, so each has defaults of its own.
-DEFAULT_SIZE = {"mlp": (10, 256), "resnet": (1, 24)}
 DEFAULT_RULES = ("bp", "fa", "soft:0.25", "soft:0.5", "soft:0.75", "soft:1")
 RULE_HELP = ", ".join(f"{kind.usage} ({kind.title})" for kind in KNOWN_RULES.values())
-
-
-class NetworkConfig(BaseModel):
-    """Which network, and how its forward weights begin."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model: Literal["mlp", "resnet"] = Field(
-        "mlp", description="Network: a ReLU multilayer perceptron, or a small residual CNN with BatchNorm."
-    )
-    depth: int | None = Field(
-        None, ge=1, le=1000, description="mlp: hidden layers (10). resnet: blocks in each of 3 stages (1)."
-    )
-    width: int | None = Field(
-        None, ge=1, le=65536, description="mlp: units in a hidden layer (256). resnet: first channels (24)."
-    )
-    init: Literal["he", "glorot"] = Field(
-        "he", description="Initial forward weights: He (Kaiming normal, fan-in) or Glorot (Xavier normal)."
-    )
-
-    norms: Literal["exact", "fixed"] = Field(
-        "exact",
-        description="How errors pass the scale of norm layers (resnet): exact, as in backpropagation; fixed, "
-        "through its initial value, so that it is not transported either.",
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_size(cls, values: Any) -> Any:
-        """Write the defaults of depth and width out, so that a saved configuration says all."""
-        if not isinstance(values, dict) or values.get("model", "mlp") not in DEFAULT_SIZE:
-            return values
-        depth, width = DEFAULT_SIZE[values.get("model", "mlp")]
-        filled = dict(values)
-        if filled.get("depth") is None:
-            filled["depth"] = depth
-        if filled.get("width") is None:
-            filled["width"] = width
-        return filled
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Depth and width, as numbers."""
-        depth, width = DEFAULT_SIZE[self.model]
-        return self.depth or depth, self.width or width
 
 
 class TrainingConfig(NetworkConfig):
@@ -70,6 +26,13 @@ class TrainingConfig(NetworkConfig):
     learning_rate: float = Field(1e-4, gt=0, allow_inf_nan=False, description="Learning rate.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum; sgd only.")
     weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False, description="Weight decay.")
+    feedback_scale: float = Field(
+        1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Multiplies each feedback weight as it begins. Goes with rules whose feedback weights "
+        "stay as they begin (fa, soft, sign); bp has none to scale.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where to compute. auto: the GPU if there is one."
     )
@@ -91,6 +54,11 @@ class RunConfig(TrainingConfig):
     @classmethod
     def _known_rule(cls, spec: str) -> str:
         return canonical_rule(spec)
+
+    @model_validator(mode="after")
+    def _scale_fits_the_rule(self) -> Self:
+        _check_feedback_scale(self.feedback_scale, [self.rule])
+        return self
 
 
 class CompareConfig(TrainingConfig):
@@ -115,6 +83,7 @@ class CompareConfig(TrainingConfig):
                 raise ValueError(f"{name} must differ from each other, got {' '.join(map(str, values))}")
         if min(self.seeds) < 0:
             raise ValueError(f"seeds must be 0 or more, got {min(self.seeds)}")
+        _check_feedback_scale(self.feedback_scale, self.rules)
         return self
 
     def runs(self) -> list[RunConfig]:
@@ -125,3 +94,14 @@ class CompareConfig(TrainingConfig):
         """
         shared = self.model_dump(exclude={"rules", "seeds"})
         return [RunConfig(**shared, rule=rule, seed=seed) for seed in self.seeds for rule in self.rules]
+
+
+def _check_feedback_scale(scale: float, rules: Sequence[str]) -> None:
+    """Refuse what would undo the scale: B that is drawn to W's norm, or that is no copy of W's shape."""
+    for spec in rules if scale != 1 else ():
+        rule = parse_rule(spec, seed=0)
+        if rule.evolves or isinstance(rule, DirectFeedback):
+            why = "goes from the output to each layer" if not rule.evolves else "changes in learning"
+            raise ValueError(
+                f"feedback_scale must be 1 with the rule {spec}, whose feedback {why}; got {scale:g}"
+            )

@@ -7,7 +7,9 @@
 | `metrics.csv` | everything measured: step, epoch, metric, layer, value |
 | `model.safetensors` | the trained network, feedback weights included (not after a divergence) |
 | `checkpoints/step-000000.safetensors`, ... | the network at these steps, likewise, if any were asked for |
+| `predictions.npz` | `label` and `predicted` class of each test image, in the order of the data; likewise |
 | `diagnostics.csv` | what a tracker measured: step, measure, layer, value; if there was one |
+| `tensorboard/` | the measurements once more, for watching the run in TensorBoard |
 | `summary.json` | how the run ended, final numbers, the data; written last |
 
 Each file is written beside its place and then moved there, so that a reader never meets half a file.
@@ -23,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -35,7 +39,8 @@ from alignonce.experiments.files import ensure_writable, write_atomically
 from alignonce.experiments.metrics import Metrics
 from alignonce.experiments.models import build_run_model
 from alignonce.experiments.records import DataFacts, Environment, Summary, describe_environment, summarise
-from alignonce.experiments.training import TrainingResult
+from alignonce.experiments.tasks.images import classify
+from alignonce.experiments.training import Status, TrainingResult
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -73,9 +78,41 @@ class RunFolder:
         Returns:
             False also if there is no run in it.
         """
+        return self.status() not in (None, "interrupted")
+
+    def status(self) -> Status | None:
+        """Tell how the run ended.
+
+        Returns:
+            None if there is no run in it, or an unfinished one.
+        """
+        return self.summary().status if (self.path / "summary.json").exists() else None
+
+    def summary(self) -> Summary:
+        """Read how the run ended.
+
+        Returns:
+            The summary.
+
+        Raises:
+            FileNotFoundError: there is no complete run in the folder.
+            ValueError: the file is damaged.
+        """
         if not (self.path / "summary.json").exists():
-            return False
-        return _read_json(self.path / "summary.json", Summary).status != "interrupted"
+            raise FileNotFoundError(f"{self.path} holds no run (there is no summary.json in it)")
+        return _read_json(self.path / "summary.json", Summary)
+
+    def config(self) -> RunConfig:
+        """Read the configuration of the run.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            FileNotFoundError: there is no run in the folder.
+            ValueError: the file is damaged.
+        """
+        return _read_json(self.path / "config.json", RunConfig)
 
     def save(self, config: RunConfig, data: ImageData, result: TrainingResult) -> RunRecord:
         """Write a run; what an unfinished run left here is replaced.
@@ -94,6 +131,7 @@ class RunFolder:
         # While the other files change, no old summary may vouch for them.
         (self.path / "summary.json").unlink(missing_ok=True)
         model_file, rows_file = self.path / "model.safetensors", self.path / "diagnostics.csv"
+        predictions_file = self.path / "predictions.npz"
         write_atomically(self.path / "config.json", _as_json(config))
         write_atomically(self.path / "environment.json", _as_json(environment))
         write_atomically(self.path / "metrics.csv", result.metrics.write_csv)
@@ -103,8 +141,16 @@ class RunFolder:
             rows_file.unlink(missing_ok=True)
         if result.status == "diverged":
             model_file.unlink(missing_ok=True)
+            predictions_file.unlink(missing_ok=True)
         else:
             _save_state(model_file, result.model)
+            predicted = classify(result.model, data.test_images)
+            write_atomically(
+                predictions_file,
+                lambda path: np.savez_compressed(
+                    path, label=data.test_labels.numpy(), predicted=predicted.numpy()
+                ),
+            )
         write_atomically(self.path / "summary.json", _as_json(summary))
         return RunRecord(self.path, config, environment, result.metrics, summary)
 
@@ -117,15 +163,27 @@ class RunFolder:
         Raises:
             FileNotFoundError: there is no complete run in the folder.
         """
-        if not (self.path / "summary.json").exists():
-            raise FileNotFoundError(f"{self.path} holds no run (there is no summary.json in it)")
+        summary = self.summary()
         return RunRecord(
             self.path,
-            _read_json(self.path / "config.json", RunConfig),
+            self.config(),
             _read_json(self.path / "environment.json", Environment),
             Metrics.read_csv(self.path / "metrics.csv"),
-            _read_json(self.path / "summary.json", Summary),
+            summary,
         )
+
+    def classified_rightly(self) -> NDArray[np.bool_] | None:
+        """Tell which test images the trained network classifies rightly.
+
+        Returns:
+            (n,) in the order of the data; None for a diverged run, and for one of an older version.
+        """
+        file = self.path / "predictions.npz"
+        if not file.exists():
+            return None
+        with np.load(file, allow_pickle=False) as arrays:
+            right: NDArray[np.bool_] = arrays["label"] == arrays["predicted"]
+        return right
 
     def save_checkpoint(self, step: int, model: nn.Module) -> None:
         """Write the network as it is during training.
@@ -197,7 +255,7 @@ def find_folder(parent: Path, config: RunConfig, data: ImageData) -> RunFolder:
         # The source is a sentence for people, and may change while the data do not.
         return run.config == config and run.summary.data.same_as(DataFacts.of(data))
 
-    return next(filter(suits, _numbered(parent, _run_name(config))))
+    return next(filter(suits, numbered_folders(parent, run_name(config))))
 
 
 def free_folder(parent: Path, config: RunConfig) -> RunFolder:
@@ -211,15 +269,32 @@ def free_folder(parent: Path, config: RunConfig) -> RunFolder:
         `DATA-MODEL-RULE-seedSEED`, or with `-2`, `-3`, ... after it.
     """
     data = re.sub(r"[^\w.-]+", "-", Path(config.data).stem) or "data"
-    names = _numbered(parent, f"{data}-{config.model}-{_run_name(config)}")
+    names = numbered_folders(parent, f"{data}-{config.model}-{run_name(config)}")
     return next(folder for folder in names if not folder.is_finished())
 
 
-def _run_name(config: RunConfig) -> str:
+def run_name(config: RunConfig) -> str:
+    """Name the folder of a run.
+
+    Args:
+        config: the run.
+
+    Returns:
+        `RULE-seedSEED`.
+    """
     return f"{config.rule.replace(':', '-')}-seed{config.seed}"
 
 
-def _numbered(parent: Path, name: str) -> Iterator[RunFolder]:
+def numbered_folders(parent: Path, name: str) -> Iterator[RunFolder]:
+    """List the folders that a run may lie in.
+
+    Args:
+        parent: the folder of run folders.
+        name: of the run.
+
+    Yields:
+        `NAME`, `NAME-2`, `NAME-3`, ..., without end.
+    """
     yield RunFolder(parent / name)
     for number in itertools.count(2):
         yield RunFolder(parent / f"{name}-{number}")

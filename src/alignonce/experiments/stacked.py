@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from itertools import chain
 from typing import Any
@@ -11,15 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.nn import functional as F
 
 from alignonce import feedback_weights
-from alignonce.experiments.training import as_pixels
 
-_State = dict[str, Tensor]
+_State = Mapping[str, Tensor]
 
-# Images times networks that are tested at once: more would not fit the memory that training takes.
-_TESTED_AT_ONCE = 10_000
+_Loss = Callable[[Callable[..., Any], Any], tuple[Tensor, Mapping[str, Tensor]]]
+"""As `Task.loss`: of a network and a batch, the mean loss, and sums of scores by name."""
 
 
 class StackedNetworks:
@@ -30,52 +28,45 @@ class StackedNetworks:
     Args:
         networks: of one architecture, under learning rules of one kind, on one device, in training mode.
             They keep their values until `network` is asked for them.
+        loss: what they learn, as `Task.loss`.
     """
 
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
+    def __init__(self, networks: Sequence[nn.Module], loss: _Loss) -> None:
         self._networks = networks
         weights, self._buffers = stack_module_state(list(networks))
         self._weights = {name: nn.Parameter(weight.detach()) for name, weight in weights.items()}
         self.weights = nn.ParameterList(self._weights.values())
         """The stacked forward weights, for an optimiser that treats each number by itself."""
-        shape = deepcopy(networks[0])
-        self._learn = _Traced(vmap(grad_and_value(_Learning(shape), has_aux=True)))
-        self._test = _Traced(vmap(_Testing(deepcopy(shape)), in_dims=(0, 0, None, None)))
+        learning, testing = deepcopy(networks[0]).train(), deepcopy(networks[0]).eval()
+        self._learn = _Traced(vmap(grad_and_value(_loss_of(learning, loss), has_aux=True)))
+        self._test = _Traced(vmap(_loss_of(testing, loss), in_dims=(0, 0, None)))
         names = {id(value): name for name, value in networks[0].state_dict(keep_vars=True).items()}
         self._layers = {name: (names[id(w)], names[id(b)]) for name, w, b in feedback_weights(networks[0])}
 
-    def learn(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def learn(self, batches: Sequence[Tensor]) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Put the gradients of a batch for each network into `weights`.
 
         Args:
-            images: (n, batch, channels, height, width), uint8.
-            labels: (n, batch), int64.
+            batches: what a batch of the task is made of, each stacked, (n, ...).
 
         Returns:
-            Of each network: the loss before the step, (n,), and how many answers were right, (n,), int64.
+            Of each network, as `Task.loss` gives them: the loss, (n,), and sums of scores by name, (n,).
         """
-        gradients, (losses, hits) = self._learn(self._weights, self._buffers, images, labels)
+        gradients, (losses, scores) = self._learn(self._weights, self._buffers, batches)
         for name, weight in self._weights.items():
             weight.grad = gradients[name]
-        return losses, hits
+        return losses, scores
 
-    def test(self, images: Tensor, labels: Tensor) -> tuple[list[float], list[float]]:
-        """Test all networks on the same images, in evaluation mode.
+    def test(self, batch: Sequence[Tensor]) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Test all networks on one batch, in evaluation mode.
 
         Args:
-            images: (batch, channels, height, width), uint8.
-            labels: (batch,), int64.
+            batch: what a batch of the task is made of.
 
         Returns:
-            Of each network: mean cross-entropy in nats, and the fraction of right answers.
+            As `learn`.
         """
-        size = max(1, _TESTED_AT_ONCE // len(self._networks))
-        loss: Tensor | float = 0.0
-        hits: Tensor | int = 0
-        for some in zip(images.split(size), labels.split(size), strict=True):
-            some_loss, some_hits = self._test(self._weights, self._buffers, *some)
-            loss, hits = loss + some_loss.double(), hits + some_hits
-        return (torch.as_tensor(loss) / len(labels)).tolist(), (torch.as_tensor(hits) / len(labels)).tolist()
+        return self._test(self._weights, self._buffers, batch)
 
     @torch.no_grad()
     def cosines(self) -> dict[str, list[float]]:
@@ -105,46 +96,32 @@ class StackedNetworks:
         return network
 
 
-class _Learning:
-    """Loss of one network on one batch, and how many answers were right."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self.network = network.train()
-
-    def __call__(self, weights: _State, buffers: _State, images: Tensor, labels: Tensor) -> Any:
-        logits = functional_call(self.network, (weights, buffers), (as_pixels(images),))
-        return F.cross_entropy(logits, labels), (logits.argmax(dim=1) == labels).sum()
-
-
-class _Testing:
-    """Summed loss of one network on test images, and how many answers were right."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self.network = network.eval()
-
-    def __call__(self, weights: _State, buffers: _State, images: Tensor, labels: Tensor) -> Any:
-        logits = functional_call(self.network, (weights, buffers), (as_pixels(images),))
-        return F.cross_entropy(logits, labels, reduction="sum"), (logits.argmax(dim=1) == labels).sum()
+def _loss_of(network: nn.Module, loss: _Loss) -> Callable[[_State, _State, Sequence[Tensor]], Any]:
+    """The loss as a function of weights and buffers, too."""
+    return lambda weights, buffers, batch: loss(
+        lambda *inputs: functional_call(network, (weights, buffers), inputs), batch
+    )
 
 
 class _Traced:
-    """A function as the bare list of its tensor operations, listed once for each shape of the images.
+    """A function as the bare list of its tensor operations, listed once for each shape of a batch.
 
     `vmap` and `grad` cost several times the work itself on small layers, above all for autograd functions
     such as those that read feedback weights. Here they cost once.
     """
 
-    def __init__(self, function: Callable[[_State, _State, Tensor, Tensor], Any]) -> None:
+    def __init__(self, function: Callable[[_State, _State, Sequence[Tensor]], Any]) -> None:
         self._function = function
-        self._operations: dict[torch.Size, Callable[..., Any]] = {}
+        self._operations: dict[tuple[torch.Size, ...], Callable[..., Any]] = {}
 
     @torch.no_grad()
-    def __call__(self, weights: _State, buffers: _State, images: Tensor, labels: Tensor) -> Any:
-        if images.shape not in self._operations:
+    def __call__(self, weights: _State, buffers: _State, batch: Sequence[Tensor]) -> Any:
+        shapes = tuple(part.shape for part in batch)
+        if shapes not in self._operations:
             # Tracing computes, too, and running statistics must count no batch twice.
             spare = {name: value.clone() for name, value in buffers.items()}
-            self._operations[images.shape] = make_fx(self._function)(weights, spare, images, labels)
-        return self._operations[images.shape](weights, buffers, images, labels)
+            self._operations[shapes] = make_fx(self._function)(weights, spare, batch)
+        return self._operations[shapes](weights, buffers, batch)
 
 
 def _cosines(a: Tensor, b: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Training many small runs at once: those that share a shape learn in one program, each by its own batches."""
+"""Training many small runs at once: those that share a shape learn in one program."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from torch import Tensor, nn
 
 from alignonce import Backpropagation
 from alignonce.experiments.checkpoints import checkpoint_steps
-from alignonce.experiments.config import NetworkConfig, RunConfig, TrainingConfig
+from alignonce.experiments.config import RunConfig, TrainingConfig
 from alignonce.experiments.data.image_data import ImageData
 from alignonce.experiments.devices import device_name, pick_device
 from alignonce.experiments.metrics import Measurement, Metrics, angle_deg
-from alignonce.experiments.models import build_run_model
+from alignonce.experiments.network_config import NetworkConfig
 from alignonce.experiments.rule_specs import parse_rule
 from alignonce.experiments.seeds import derived_seed
 from alignonce.experiments.stacked import StackedNetworks
+from alignonce.experiments.tasks.images import ImageClassification, as_pixels
 from alignonce.experiments.training import (
     EARLY_EPOCHS,
     STEPS_PER_CHECK,
@@ -31,10 +32,13 @@ from alignonce.experiments.training import (
     build_optimizer,
 )
 
+# Test images times networks that are computed at once, so that testing takes no more memory than training.
+_TESTED_AT_ONCE = 10_000
+
 # What the loop below knows to do. A run that asks for anything else trains by itself.
 _KNOWN_SETTINGS = {
     *NetworkConfig.model_fields, "data", "limit", "epochs", "batch_size", "optimizer", "learning_rate",
-    "momentum", "weight_decay", "device", "checkpoints",
+    "momentum", "weight_decay", "feedback_scale", "device", "checkpoints",
 }  # fmt: skip
 
 
@@ -73,7 +77,8 @@ def groups_of(configs: Sequence[RunConfig], at_most: int = 32) -> list[Group]:
     for alike in shapes.values():
         parts = [alike[first : first + at_most] for first in range(0, len(alike), at_most)]
         groups += [
-            Group(tuple(part), "" if len(part) > 1 else "there is no other run of its shape") for part in parts
+            Group(tuple(part), "" if len(part) > 1 else "there is no other run of its shape")
+            for part in parts
         ]
     return sorted(groups)
 
@@ -84,6 +89,7 @@ def train_together(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     *,
     on_checkpoint: Callable[[int, int, nn.Module], None] = lambda run, step, network: None,
+    metrics: Sequence[Metrics] | None = None,
 ) -> list[TrainingResult]:
     """Train the runs of a group at once, each to the result that `train` gives, up to rounding.
 
@@ -97,6 +103,7 @@ def train_together(
         on_progress: called every few steps, with the mean test accuracy of the runs that have not diverged.
         on_checkpoint: called with the run's position in `configs`, the step and the network at each
             checkpoint of the configuration.
+        metrics: where the measurements of each run go; None makes places for them.
 
     Returns:
         The trained networks and their measurements, in the order of `configs`.
@@ -106,25 +113,21 @@ def train_together(
     """
     _check_group(configs)
     shared = configs[0]
-    device = pick_device(shared.device)
-    train_images, train_labels = data.train_images.to(device), data.train_labels.to(device)
-    test_images, test_labels = data.test_images.to(device), data.test_labels.to(device)
+    device, task = pick_device(shared.device), ImageClassification(data)
+    models = [task.build_model(config).to(device) for config in configs]
+    task = task.to(device)
     start = time.perf_counter()
-    networks = StackedNetworks(
-        [
-            build_run_model(config, data.image_shape, data.num_classes, data.mean, data.std).to(device)
-            for config in configs
-        ]
-    )
+    networks = StackedNetworks(models, task.loss)
     # Adam, AdamW and SGD treat each number by itself, so that one of them serves all runs.
     optimizer = build_optimizer(networks.weights, shared)
     generators = [torch.Generator().manual_seed(derived_seed(c.seed, "batches")) for c in configs]
 
-    steps_per_epoch = math.ceil(len(train_labels) / shared.batch_size)
+    steps_per_epoch = math.ceil(task.train_size / shared.batch_size)
     total_steps = steps_per_epoch * shared.epochs
     checkpoints = checkpoint_steps(shared.checkpoints, total_steps)
     early = {math.ceil(part * steps_per_epoch) for part in EARLY_EPOCHS} - {steps_per_epoch}
-    runs = [_Run(index) for index in range(len(configs))]
+    places = [Metrics() for _ in configs] if metrics is None else metrics
+    runs = [_Run(index, place) for index, place in enumerate(places)]
     step, epoch = 0, 0.0
     losses: list[Tensor] = []
     epoch_hits = torch.zeros(len(runs), dtype=torch.int64, device=device)
@@ -142,7 +145,7 @@ def train_together(
 
     def measure() -> None:
         """Measure the networks as they are now: on the test images, and their alignment layer by layer."""
-        test_losses, test_accuracies = networks.test(test_images, test_labels)
+        test_losses, test_accuracies = _test(networks, task, len(runs))
         cosines = networks.cosines()
         for run in going_on():
             i = run.index
@@ -166,19 +169,19 @@ def train_together(
         measure()
         keep_checkpoints()
         for _ in range(shared.epochs):
-            orders = [torch.randperm(len(train_labels), generator=generator) for generator in generators]
+            orders = [torch.randperm(task.train_size, generator=generator) for generator in generators]
             for run in runs:
                 run.epoch_losses.clear()
             epoch_hits.zero_()
 
             for batch in torch.stack(orders).to(device).split(shared.batch_size, dim=1):
-                step_losses, hits = networks.learn(train_images[batch], train_labels[batch])
+                step_losses, scores = networks.learn(task.batch(batch))
                 optimizer.step()
                 step += 1
 
                 epoch = step / steps_per_epoch
                 losses.append(step_losses)
-                epoch_hits += hits
+                epoch_hits += scores["accuracy"]
                 if len(losses) == STEPS_PER_CHECK:
                     collect_losses()
                     report()
@@ -191,7 +194,7 @@ def train_together(
 
             collect_losses()
             for run, right in zip(runs, epoch_hits.tolist(), strict=True):
-                run.finish_epoch(step, epoch, right / len(train_labels))
+                run.finish_epoch(step, epoch, right / task.train_size)
             if not going_on():
                 break
             measure()
@@ -221,12 +224,12 @@ def train_together(
 
 @dataclass
 class _Run:
-    """What is known of one run of a group; `step` is where it ended, None for the last one."""
+    """What is known of one run of a group; `step` is where it ended before the others, if it did."""
 
     index: int
+    metrics: Metrics
     status: Status = "done"
     step: int | None = None
-    metrics: Metrics = field(default_factory=Metrics)
     epoch_losses: list[float] = field(default_factory=list)
 
     def end(self, status: Status, step: int) -> None:
@@ -245,6 +248,21 @@ class _Run:
         if self.status == "done":
             rows = [("train_loss", "", fmean(self.epoch_losses)), ("train_accuracy", "", accuracy)]
             self.metrics.extend([Measurement(step, epoch, *row) for row in rows])
+
+
+def _test(
+    networks: StackedNetworks, task: ImageClassification, count: int
+) -> tuple[list[float], list[float]]:
+    """Mean cross-entropy of each network on the test images, and its fraction of right answers."""
+    images, labels = task.data.test_images, task.data.test_labels
+    loss = torch.zeros(count, dtype=torch.float64, device=labels.device)
+    hits = torch.zeros(count, dtype=torch.int64, device=labels.device)
+    size = max(1, _TESTED_AT_ONCE // count)
+    for some_images, some_labels in zip(images.split(size), labels.split(size), strict=True):
+        means, scores = networks.test((as_pixels(some_images), some_labels))
+        loss += means.double() * len(some_labels)
+        hits += scores["accuracy"]
+    return (loss / len(labels)).tolist(), [right / len(labels) for right in hits.tolist()]
 
 
 def _obstacle(config: RunConfig) -> str:
@@ -272,5 +290,5 @@ def _check_group(configs: Sequence[RunConfig]) -> None:
             raise ValueError(f"run {config.rule}, seed {config.seed}, cannot train with others: {obstacle}")
     if len({_shape(config) for config in configs}) > 1:
         raise ValueError(
-            "configs must differ in seed and rule only, without bp among other rules: groups_of tells which do"
+            "configs must differ in seed and rule only, bp apart from other rules: groups_of tells which do"
         )

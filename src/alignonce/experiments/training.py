@@ -10,7 +10,6 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from alignonce import alignment, evolve
 from alignonce.diagnostics import Row, Tracker
@@ -19,14 +18,16 @@ from alignonce.experiments.config import RunConfig, TrainingConfig
 from alignonce.experiments.data.image_data import ImageData
 from alignonce.experiments.devices import device_name, pick_device
 from alignonce.experiments.metrics import Measurement, Metrics, angle_deg
-from alignonce.experiments.models import build_run_model
 from alignonce.experiments.seeds import derived_seed
+from alignonce.experiments.tasks import ImageClassification, Task
+from alignonce.experiments.tasks.images import as_pixels, evaluate
+
+__all__ = ["Progress", "TrainingResult", "as_pixels", "build_optimizer", "evaluate", "train"]
 
 Status = Literal["done", "diverged", "interrupted"]
 
 # Losses stay on the device until this many have come together: asking a GPU for each one would stall it.
 STEPS_PER_CHECK = 20
-TEST_BATCH = 1000
 # Most of what a fixed feedback weight does to alignment happens early.
 EARLY_EPOCHS = (1 / 8, 1 / 4, 1 / 2)
 
@@ -66,11 +67,12 @@ class _Diverged(Exception):
 
 def train(
     config: RunConfig,
-    data: ImageData,
+    data: ImageData | Task,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     *,
     on_checkpoint: Callable[[int, nn.Module], None] = lambda step, model: None,
     tracker: Tracker | None = None,
+    metrics: Metrics | None = None,
 ) -> TrainingResult:
     """Train a network as configured, and measure it on the way.
 
@@ -80,34 +82,35 @@ def train(
 
     Args:
         config: the run.
-        data: the images and labels.
+        data: what is to be learnt: images and labels, or any other task.
         on_progress: called every few steps.
         on_checkpoint: called with the step and the network at each checkpoint of the configuration.
         tracker: called before the first step and after each; what is learnt is the same to the bit.
+        metrics: where measurements go; None makes a place for them.
 
     Returns:
         The trained network and its measurements.
     """
     device = pick_device(config.device)
-    train_images, train_labels = data.train_images.to(device), data.train_labels.to(device)
-    test_images, test_labels = data.test_images.to(device), data.test_labels.to(device)
-    model = build_run_model(config, data.image_shape, data.num_classes, data.mean, data.std).to(device)
+    task: Task = ImageClassification(data) if isinstance(data, ImageData) else data
+    model = task.build_model(config).to(device)
+    task = task.to(device)
     forward = torch.compile(model) if config.compile else model
     optimizer = build_optimizer(model, config)
     # Drawn on the CPU: every device sees the same batches.
     batches = torch.Generator().manual_seed(derived_seed(config.seed, "batches"))
 
-    steps_per_epoch = math.ceil(len(train_labels) / config.batch_size)
+    steps_per_epoch = math.ceil(task.train_size / config.batch_size)
     total_steps = steps_per_epoch * config.epochs
     checkpoints = checkpoint_steps(config.checkpoints, total_steps)
     early = {math.ceil(part * steps_per_epoch) for part in EARLY_EPOCHS} - {steps_per_epoch}
-    metrics = Metrics()
+    metrics = Metrics() if metrics is None else metrics
     start = time.perf_counter()
     status: Status = "done"
     step, epoch = 0, 0.0
     losses: list[Tensor] = []
     epoch_losses: list[float] = []
-    epoch_hits = torch.zeros((), dtype=torch.int64, device=device)
+    epoch_scores: dict[str, Tensor] = {}
 
     def collect_losses() -> None:
         """Fetch the losses that are still on the device; raise at the first that is not finite."""
@@ -121,9 +124,8 @@ def train(
         epoch_losses.extend(values)
 
     def measure() -> None:
-        """Measure the network as it is now: on the test images, and its alignment layer by layer."""
-        test_loss, test_accuracy = evaluate(model, test_images, test_labels)
-        rows = [("test_loss", "", test_loss), ("test_accuracy", "", test_accuracy)]
+        """Measure the network as it is now: on test data, and its alignment layer by layer."""
+        rows = [(name, "", value) for name, value in task.evaluate(model).items()]
         for layer, cosine in alignment(model).items():
             rows += [("cosine", layer, cosine), ("angle_deg", layer, angle_deg(cosine))]
         rows += [("seconds", "", time.perf_counter() - start)]
@@ -143,14 +145,12 @@ def train(
         measure()
         look()
         for _ in range(config.epochs):
-            order = torch.randperm(len(train_labels), generator=batches).to(device)
+            order = torch.randperm(task.train_size, generator=batches).to(device)
             epoch_losses.clear()
-            epoch_hits.zero_()
+            epoch_scores.clear()
 
-            for batch in torch.split(order, config.batch_size):
-                labels = train_labels[batch]
-                logits = forward(as_pixels(train_images[batch]))
-                loss = F.cross_entropy(logits, labels)
+            for examples in torch.split(order, config.batch_size):
+                loss, scores = task.loss(forward, task.batch(examples))
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -159,7 +159,8 @@ def train(
 
                 epoch = step / steps_per_epoch
                 losses.append(loss.detach())
-                epoch_hits += (logits.detach().argmax(dim=1) == labels).sum()
+                for name, score in scores.items():
+                    epoch_scores[name] = epoch_scores.get(name, 0) + score
                 if len(losses) == STEPS_PER_CHECK:
                     collect_losses()
                     on_progress(Progress(step, total_steps, metrics.last("test_accuracy")))
@@ -169,13 +170,10 @@ def train(
                 look()
 
             collect_losses()
-            train_loss = sum(epoch_losses) / len(epoch_losses)
-            train_accuracy = int(epoch_hits) / len(train_labels)
+            means = {"loss": sum(epoch_losses) / len(epoch_losses)}
+            means |= {name: float(score) / task.train_size for name, score in epoch_scores.items()}
             metrics.extend(
-                [
-                    Measurement(step, epoch, "train_loss", "", train_loss),
-                    Measurement(step, epoch, "train_accuracy", "", train_accuracy),
-                ]
+                Measurement(step, epoch, f"train_{name}", "", mean) for name, mean in means.items()
             )
             measure()
             on_progress(Progress(step, total_steps, metrics.last("test_accuracy")))
@@ -193,43 +191,6 @@ def train(
     seconds = time.perf_counter() - start
     rows = tracker.rows if tracker is not None else ()
     return TrainingResult(status, step, total_steps, seconds, device_name(device), metrics, model, rows)
-
-
-def as_pixels(images: Tensor) -> Tensor:
-    """Turn stored images into what the networks take.
-
-    Args:
-        images: uint8, any shape.
-
-    Returns:
-        The same shape, float32 in [0, 1].
-    """
-    return images.to(torch.float32).div_(255)
-
-
-@torch.no_grad()
-def evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Test a network, in evaluation mode; its mode afterwards is as before.
-
-    Args:
-        model: maps pixels in [0, 1] to logits.
-        images: uint8, (n, channels, height, width), on the network's device.
-        labels: int64, (n,), likewise.
-
-    Returns:
-        Mean cross-entropy in nats, and the fraction of right answers.
-    """
-    was_training = model.training
-    model.eval()
-    loss = torch.zeros((), dtype=torch.float64, device=labels.device)
-    hits = torch.zeros((), dtype=torch.int64, device=labels.device)
-    parts = zip(torch.split(images, TEST_BATCH), torch.split(labels, TEST_BATCH), strict=True)
-    for some_images, some_labels in parts:
-        logits = model(as_pixels(some_images))
-        loss += F.cross_entropy(logits, some_labels, reduction="sum")
-        hits += (logits.argmax(dim=1) == some_labels).sum()
-    model.train(was_training)
-    return float(loss) / len(labels), int(hits) / len(labels)
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:

@@ -1,0 +1,82 @@
+"""What a study consists of: training one run, and measuring the trained networks of one seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from alignonce.experiments.analysis.plan import AnalysisPlan
+from alignonce.experiments.analysis.run import analyse, failure_lines
+from alignonce.experiments.compare import train_and_save
+from alignonce.experiments.config import RunConfig
+from alignonce.experiments.data import load_data
+from alignonce.experiments.data.image_data import DataUnavailable, ImageData
+from alignonce.experiments.runs import RunFolder
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where data come from: the cache folder, and whether a hub may be asked."""
+
+    cache: Path | None = None
+    hub: bool = True
+
+    def load(self, config: RunConfig) -> ImageData:
+        """Load the data of a run; a process keeps the last it loaded.
+
+        Args:
+            config: the run.
+
+        Returns:
+            The data.
+
+        Raises:
+            ValueError: they are not to be had. A study never takes other data in their place.
+        """
+        try:
+            return _load(config.data, self.cache, self.hub, config.limit)
+        except DataUnavailable as error:
+            raise ValueError(f"data: {error}") from error
+
+
+@lru_cache(maxsize=1)
+def _load(name: str, cache: Path | None, hub: bool, limit: int | None) -> ImageData:
+    return load_data(name, cache=cache, hub=hub, limit=limit)
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train one run, and save it in its folder."""
+
+    name: str
+    config: RunConfig
+    folder: Path
+    source: Source
+
+    def __call__(self) -> None:
+        """Train."""
+        train_and_save(self.config, self.source.load(self.config), RunFolder(self.folder))
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Measure trained networks of one seed, which are compared with each other."""
+
+    name: str
+    runs: tuple[Path, ...]
+    plan: AnalysisPlan
+    out: Path
+    source: Source
+
+    def __call__(self) -> None:
+        """Measure.
+
+        Raises:
+            RuntimeError: some measures failed; the others are saved.
+        """
+        result = analyse(
+            self.runs, self.plan, self.out, lambda run: self.source.load(run.config), figures=False
+        )
+        if result.failures:
+            raise RuntimeError("; ".join(failure_lines(result.failures)))
