@@ -14,7 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from alignonce import feedback_weights
 
-_State = Mapping[str, Tensor]
+_State = dict[str, Tensor]
 
 _Loss = Callable[[Callable[..., Any], Any], tuple[Tensor, Mapping[str, Tensor]]]
 """As `Task.loss`: of a network and a batch, the mean loss, and sums of scores by name."""
@@ -34,7 +34,7 @@ class StackedNetworks:
     def __init__(self, networks: Sequence[nn.Module], loss: _Loss) -> None:
         self._networks = networks
         weights, self._buffers = stack_module_state(list(networks))
-        self._weights = {name: nn.Parameter(weight.detach()) for name, weight in weights.items()}
+        self._weights: _State = {name: nn.Parameter(weight.detach()) for name, weight in weights.items()}
         self.weights = nn.ParameterList(self._weights.values())
         """The stacked forward weights, for an optimiser that treats each number by itself."""
         learning, testing = deepcopy(networks[0]).train(), deepcopy(networks[0]).eval()

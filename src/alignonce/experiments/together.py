@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from alignonce import Backpropagation
+from alignonce import Backpropagation, DirectFeedback
 from alignonce.experiments.checkpoints import checkpoint_steps
 from alignonce.experiments.config import RunConfig, TrainingConfig
 from alignonce.experiments.data.image_data import ImageData
@@ -52,8 +53,8 @@ class Group(NamedTuple):
 def groups_of(configs: Sequence[RunConfig], at_most: int = 32) -> list[Group]:
     """Find out which runs can train together.
 
-    Runs of a group differ in their seeds and learning rules only. Backpropagation, whose networks have no
-    feedback weights, forms groups of its own.
+    Runs of a group differ in their seeds and learning rules only. Backpropagation and direct feedback, whose
+    networks are made otherwise, form groups of their own.
 
     Args:
         configs: the runs.
@@ -142,6 +143,8 @@ def train_together(
         losses.clear()
         for run in going_on():
             run.take_losses(values[run.index], first, steps_per_epoch)
+        if not going_on():
+            raise _NoneLeft
 
     def measure() -> None:
         """Measure the networks as they are now: on the test images, and their alignment layer by layer."""
@@ -149,7 +152,8 @@ def train_together(
         cosines = networks.cosines()
         for run in going_on():
             i = run.index
-            rows = [("test_loss", "", test_losses[i]), ("test_accuracy", "", test_accuracies[i])]
+            run.test_loss, run.test_accuracy = test_losses[i], test_accuracies[i]
+            rows = [("test_loss", "", run.test_loss), ("test_accuracy", "", run.test_accuracy)]
             for layer, values in cosines.items():
                 rows += [("cosine", layer, values[i]), ("angle_deg", layer, angle_deg(values[i]))]
             rows += [("seconds", "", time.perf_counter() - start)]
@@ -162,8 +166,7 @@ def train_together(
                 on_checkpoint(run.index, step, networks.network(run.index))
 
     def report() -> None:
-        accuracies = [run.metrics.last("test_accuracy") or 0.0 for run in going_on()]
-        on_progress(Progress(step, total_steps, fmean(accuracies) if accuracies else None))
+        on_progress(Progress(step, total_steps, fmean(run.test_accuracy for run in going_on())))
 
     try:
         measure()
@@ -189,22 +192,21 @@ def train_together(
                     collect_losses()
                     measure()
                 keep_checkpoints()
-                if not going_on():
-                    break
 
             collect_losses()
             for run, right in zip(runs, epoch_hits.tolist(), strict=True):
                 run.finish_epoch(step, epoch, right / task.train_size)
-            if not going_on():
-                break
             measure()
             report()
         for run in going_on():
-            if not math.isfinite(run.metrics.last("test_loss") or 0.0):
+            if not math.isfinite(run.test_loss):
                 # The very last step broke the network: no further batch is there to show it.
                 run.end("diverged", step)
+    except _NoneLeft:
+        pass
     except KeyboardInterrupt:
-        collect_losses()
+        with suppress(_NoneLeft):
+            collect_losses()
         for run in going_on():
             run.end("interrupted", step)
     seconds = time.perf_counter() - start
@@ -222,6 +224,10 @@ def train_together(
     ]
 
 
+class _NoneLeft(Exception):
+    """All runs have diverged."""
+
+
 @dataclass
 class _Run:
     """What is known of one run of a group; `step` is where it ended before the others, if it did."""
@@ -230,6 +236,8 @@ class _Run:
     metrics: Metrics
     status: Status = "done"
     step: int | None = None
+    test_loss: float = math.nan
+    test_accuracy: float = math.nan
     epoch_losses: list[float] = field(default_factory=list)
 
     def end(self, status: Status, step: int) -> None:
@@ -237,12 +245,14 @@ class _Run:
 
     def take_losses(self, values: Sequence[float], first: int, steps_per_epoch: int) -> None:
         """Record the losses from step `first` on, up to one that is not finite, which ends the run."""
-        for at, value in enumerate(values, start=first):
-            self.metrics.extend([Measurement(at, at / steps_per_epoch, "step_loss", "", value)])
-            if not math.isfinite(value):
-                self.end("diverged", at)
-                return
+        good = next((i for i, value in enumerate(values) if not math.isfinite(value)), len(values))
+        self.metrics.extend(
+            Measurement(at, at / steps_per_epoch, "step_loss", "", value)
+            for at, value in enumerate(values[: good + 1], start=first)
+        )
         self.epoch_losses.extend(values)
+        if good < len(values):
+            self.end("diverged", first + good)
 
     def finish_epoch(self, step: int, epoch: float, accuracy: float) -> None:
         if self.status == "done":
@@ -278,8 +288,11 @@ def _obstacle(config: RunConfig) -> str:
 
 
 def _shape(config: RunConfig) -> str:
-    plain = isinstance(parse_rule(config.rule, 0), Backpropagation)
-    return f"{plain} {config.model_dump_json(exclude={'rule', 'seed'})}"
+    """What runs must have in common, as text."""
+    rule = parse_rule(config.rule, 0)
+    # Networks of these two have no feedback weights, or none that belong to forward weights.
+    kind = config.rule if isinstance(rule, Backpropagation | DirectFeedback) else "feedback weights"
+    return f"{kind}, {config.model_dump_json(exclude={'rule', 'seed'})}"
 
 
 def _check_group(configs: Sequence[RunConfig]) -> None:
@@ -289,6 +302,4 @@ def _check_group(configs: Sequence[RunConfig]) -> None:
         if obstacle := _obstacle(config):
             raise ValueError(f"run {config.rule}, seed {config.seed}, cannot train with others: {obstacle}")
     if len({_shape(config) for config in configs}) > 1:
-        raise ValueError(
-            "configs must differ in seed and rule only, bp apart from other rules: groups_of tells which do"
-        )
+        raise ValueError("configs must differ in seed and rule only, bp and dfa by themselves: see groups_of")
