@@ -1,4 +1,6 @@
 import math
+import os
+import signal
 
 import pytest
 import torch
@@ -139,6 +141,15 @@ def test_interrupt_keeps_what_was_measured(monkeypatch):
         assert len(result.metrics.series("step_loss")[1]) == 10
 
 
+def test_sigterm_ends_all_runs_after_the_present_step(monkeypatch):
+    monkeypatch.setattr("alignonce.experiments.together.STEPS_PER_CHECK", 1)
+    ended = train_together(
+        runs_of(["fa"]), made_data(),
+        lambda progress: os.kill(os.getpid(), signal.SIGTERM) if progress.step == 3 else None,
+    )  # fmt: skip
+    assert [(result.status, result.step) for result in ended] == [("interrupted", 3)] * 2
+
+
 def test_checkpoints_are_those_of_the_runs_one_by_one():
     data, runs = made_data(), runs_of(["fa", "soft:0.5"], seeds=(3,), checkpoints=3)
     kept = {}
@@ -197,12 +208,16 @@ def test_a_run_that_trains_alone_has_a_reason():
         small_config(rule="soft:1", compile=True),
         small_config(rule="soft:1", batch_size=8),
         *runs_of(["soft:0", "mirror", "periodic:10"], seeds=(0,)),
+        small_config(rule="fa", model="vgg", depth=11),
+        small_config(rule="fa", format="sign"),
     ]
     groups = {group.runs: group.alone for group in groups_of(runs)}
-    assert list(groups) == [(0,), (1, 5), (2,), (3,), (4,), (6,), (7,)]
+    assert list(groups) == [(0,), (1, 5), (2,), (3,), (4,), (6,), (7,), (8,), (9,)]
     assert not groups[1, 5]
     assert all("feedback weights" in groups[index,] for index in (0, 2, 6, 7))
     assert "compile=True" in groups[3,]
+    assert "vgg" in groups[8,]
+    assert "format=sign" in groups[9,]
     assert "no other run" in groups[4,]
 
 

@@ -19,10 +19,10 @@ from alignonce.experiments.config import RunConfig, TrainingConfig
 from alignonce.experiments.data.image_data import ImageData
 from alignonce.experiments.devices import device_name, pick_device
 from alignonce.experiments.metrics import Measurement, Metrics, angle_deg
-from alignonce.experiments.network_config import NetworkConfig
 from alignonce.experiments.rule_specs import parse_rule
 from alignonce.experiments.seeds import derived_seed
 from alignonce.experiments.stacked import StackedNetworks
+from alignonce.experiments.stopping import StopRequest
 from alignonce.experiments.tasks.images import ImageClassification, as_pixels
 from alignonce.experiments.training import (
     EARLY_EPOCHS,
@@ -37,9 +37,11 @@ from alignonce.experiments.training import (
 _TESTED_AT_ONCE = 10_000
 
 # What the loop below knows to do. A run that asks for anything else trains by itself.
+_NETWORKS = ("mlp", "resnet")
 _KNOWN_SETTINGS = {
-    *NetworkConfig.model_fields, "data", "limit", "epochs", "batch_size", "optimizer", "learning_rate",
-    "momentum", "weight_decay", "feedback_scale", "device", "checkpoints",
+    "model", "depth", "width", "init", "shortcuts", "hidden_norm", "norms", "data", "limit", "epochs",
+    "batch_size", "optimizer", "learning_rate", "momentum", "weight_decay", "feedback_scale", "device",
+    "checkpoints",
 }  # fmt: skip
 
 
@@ -95,8 +97,9 @@ def train_together(
     """Train the runs of a group at once, each to the result that `train` gives, up to rounding.
 
     Each run has the forward weights, the feedback weights and the batches of its own seed. A run that
-    diverges ends there, and the others go on; Ctrl-C ends all of them. The clock is common: `seconds` of each
-    run are those of all of them.
+    diverges ends there, and the others go on. SIGINT (Ctrl-C) and SIGTERM end all of them as `interrupted`,
+    after the present step; a second one at once. The clock is common: `seconds` of each run are those of all
+    of them.
 
     Args:
         configs: the runs, of one of the groups of `groups_of`.
@@ -168,47 +171,50 @@ def train_together(
     def report() -> None:
         on_progress(Progress(step, total_steps, fmean(run.test_accuracy for run in going_on())))
 
-    try:
-        measure()
-        keep_checkpoints()
-        for _ in range(shared.epochs):
-            orders = [torch.randperm(task.train_size, generator=generator) for generator in generators]
-            for run in runs:
-                run.epoch_losses.clear()
-            epoch_hits.zero_()
-
-            for batch in torch.stack(orders).to(device).split(shared.batch_size, dim=1):
-                step_losses, scores = networks.learn(task.batch(batch))
-                optimizer.step()
-                step += 1
-
-                epoch = step / steps_per_epoch
-                losses.append(step_losses)
-                epoch_hits += scores["accuracy"]
-                if len(losses) == STEPS_PER_CHECK:
-                    collect_losses()
-                    report()
-                if step in early:
-                    collect_losses()
-                    measure()
-                keep_checkpoints()
-
-            collect_losses()
-            for run, right in zip(runs, epoch_hits.tolist(), strict=True):
-                run.finish_epoch(step, epoch, right / task.train_size)
+    with StopRequest() as stop:
+        try:
             measure()
-            report()
-        for run in going_on():
-            if not math.isfinite(run.test_loss):
-                # The very last step broke the network: no further batch is there to show it.
-                run.end("diverged", step)
-    except _NoneLeft:
-        pass
-    except KeyboardInterrupt:
-        with suppress(_NoneLeft):
-            collect_losses()
-        for run in going_on():
-            run.end("interrupted", step)
+            keep_checkpoints()
+            for _ in range(shared.epochs):
+                orders = [torch.randperm(task.train_size, generator=generator) for generator in generators]
+                for run in runs:
+                    run.epoch_losses.clear()
+                epoch_hits.zero_()
+
+                for batch in torch.stack(orders).to(device).split(shared.batch_size, dim=1):
+                    step_losses, scores = networks.learn(task.batch(batch))
+                    optimizer.step()
+                    step += 1
+
+                    epoch = step / steps_per_epoch
+                    losses.append(step_losses)
+                    epoch_hits += scores["accuracy"]
+                    if len(losses) == STEPS_PER_CHECK:
+                        collect_losses()
+                        report()
+                    if step in early:
+                        collect_losses()
+                        measure()
+                    keep_checkpoints()
+                    if stop.asked:
+                        raise KeyboardInterrupt
+
+                collect_losses()
+                for run, right in zip(runs, epoch_hits.tolist(), strict=True):
+                    run.finish_epoch(step, epoch, right / task.train_size)
+                measure()
+                report()
+            for run in going_on():
+                if not math.isfinite(run.test_loss):
+                    # The very last step broke the network: no further batch is there to show it.
+                    run.end("diverged", step)
+        except _NoneLeft:
+            pass
+        except KeyboardInterrupt:
+            with suppress(_NoneLeft):
+                collect_losses()
+            for run in going_on():
+                run.end("interrupted", step)
     seconds = time.perf_counter() - start
     return [
         TrainingResult(
@@ -279,6 +285,8 @@ def _obstacle(config: RunConfig) -> str:
     """Why a run cannot train with others; empty if it can."""
     if parse_rule(config.rule, 0).evolves:
         return f"the feedback weights of {config.rule} change as it learns"
+    if config.model not in _NETWORKS:
+        return f"{config.model} is none of the small networks, {' and '.join(_NETWORKS)}"
     unknown = [
         f"{name}={getattr(config, name)}"
         for name, setting in TrainingConfig.model_fields.items()
