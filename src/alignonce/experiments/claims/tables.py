@@ -81,8 +81,8 @@ def findings_markdown(findings: Sequence[Finding], claims: Sequence[Claim] = CLA
         lines.append([sentence, where, *(f"{_short(f)}" if f else "" for f in found)])
     legend = (
         "✓ supported, ✗ not supported, ? inconclusive (in brackets: how many seeds would decide it), each "
-        "with its estimate. Verdicts are by 95% intervals, each for its own cell, not corrected for their number. "
-        "Words in “ ” are the paper's."
+        "with its estimate. Verdicts are by 95% intervals, each for its own cell, not corrected for their "
+        "number. Words in “ ” are the paper's."
     )
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{legend}\n"
 
