@@ -62,9 +62,9 @@ def made_claims() -> list[Claim]:
     return [
         Claim(
             "accuracy-near-bp", "Accuracy",
-            "Soft alignment at initialisation alone reaches accuracy comparable to backpropagation.",
+            "“Soft alignment” at initialisation alone reaches accuracy comparable to backpropagation.",
             "Test accuracy less that of backpropagation, at the end of training.",
-            "difference of test accuracy", -2.0, "points", baseline="bp", quoted=True,
+            "difference of test accuracy", -2.0, "points", baseline="bp",
         ),
         Claim(
             "fa-fails", "Accuracy", "Random feedback fails in deep networks.",

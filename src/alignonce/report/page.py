@@ -106,10 +106,7 @@ def _sections(content: ReportContent) -> list[dict[str, Any]]:
 
 def _claim(claim: Claim, content: ReportContent) -> dict[str, Any]:
     return {
-        **{
-            name: getattr(claim, name)
-            for name in ("id", "sentence", "measured", "statistic", "unit", "quoted")
-        },
+        **{name: getattr(claim, name) for name in ("id", "sentence", "measured", "statistic", "unit")},
         "threshold": threshold_words(claim),
         "plot": claim_plot(claim, content).drawable,
         "findings": [_finding(finding, claim, content) for finding in findings_of(claim, content)],
