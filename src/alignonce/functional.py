@@ -220,10 +220,9 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        input, weight, _, feedback = inputs
-        ctx.save_for_backward(
-            input if weight.requires_grad else None, feedback if input.requires_grad else None
-        )
+        input, _, _, feedback = inputs
+        needs_input, needs_weight, *_ = ctx.needs_input_grad
+        ctx.save_for_backward(input if needs_weight else None, feedback if needs_input else None)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

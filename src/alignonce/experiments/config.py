@@ -6,9 +6,11 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from alignonce import DirectFeedback
+from alignonce.experiments.data.known import KNOWN_DATA
 from alignonce.experiments.network_config import NetworkConfig
 from alignonce.experiments.rule_specs import KNOWN_RULES, canonical_rule, has_fixed_feedback, parse_rule
 
+DATA_HELP = f"Data set: {', '.join(KNOWN_DATA)}, hub:OWNER/NAME, or the path of a folder or an .npz file."
 DEFAULT_RULES = ("bp", "fa", "soft:0.25", "soft:0.5", "soft:0.75", "soft:1")
 RULE_HELP = ", ".join(f"{kind.usage} ({kind.title})" for kind in KNOWN_RULES.values())
 # How a run is computed, not what is computed: an unfinished run may go on with others of these.
@@ -18,7 +20,7 @@ COMPUTING_FIELDS = frozenset({"device", "compile", "accumulate", "strategy", "de
 class TrainingConfig(NetworkConfig):
     """Everything about a run but its learning rule and its seed."""
 
-    data: str = Field("fashion-mnist", min_length=1, description="Data set, such as fashion-mnist or digits.")
+    data: str = Field("fashion-mnist", min_length=1, description=DATA_HELP)
     limit: int | None = Field(None, ge=1, description="Use only this many training and test images.")
     epochs: int = Field(6, ge=1, description="Passes through the training images.")
     batch_size: int = Field(128, ge=1, description="Images in a batch.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -14,7 +15,10 @@ from alignonce.experiments.format_specs import parse_format
 from alignonce.experiments.models.initial_weights import initialise
 from alignonce.experiments.models.mlp import MLP
 from alignonce.experiments.models.normalise import Normalise
+from alignonce.experiments.models.resnet18 import ResNet18
 from alignonce.experiments.models.small_resnet import SmallResNet
+from alignonce.experiments.models.vgg import VGG
+from alignonce.experiments.models.vit import ViT
 from alignonce.experiments.network_config import NetworkConfig
 from alignonce.experiments.rule_specs import parse_rule
 from alignonce.experiments.seeds import derived_seed
@@ -44,21 +48,31 @@ def build_model(
     Returns:
         The network, on the CPU, in training mode; its part `pixels` normalises, `net` is the network proper.
     """
-    depth, width = config.size
-    body: nn.Module
     # Constructors draw weights from the global state before ours replace them; skipping that is faster, too.
     with torch.device("meta"):
-        if config.model == "mlp":
-            channels, height, image_width = image_shape
-            pixels = channels * height * image_width
-            body = MLP(pixels, num_classes, depth, width, config.shortcuts, config.hidden_norm)
-        else:
-            body = SmallResNet(image_shape, num_classes, depth, width)
+        body = _network(config, image_shape, num_classes)
     body.to_empty(device="cpu")
-    initialise(body, config.init, torch.Generator().manual_seed(derived_seed(seed, "weights")))
+    generator = torch.Generator().manual_seed(derived_seed(seed, "weights"))
+    initialise(body, config.first_weights, generator)
     if isinstance(body, MLP):
         body.tame_shortcuts()
+    elif isinstance(body, ViT):
+        body.draw_positions(generator)
     return nn.Sequential(OrderedDict(pixels=Normalise(mean, std), net=body))
+
+
+def _network(config: NetworkConfig, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    depth, width = config.size
+    if config.model == "mlp":
+        pixels = math.prod(image_shape)
+        return MLP(pixels, num_classes, depth, width, config.shortcuts, config.hidden_norm)
+    if config.model == "resnet":
+        return SmallResNet(image_shape, num_classes, depth, width)
+    if config.model == "vgg":
+        return VGG(image_shape, num_classes, depth, width)
+    if config.model == "resnet18":
+        return ResNet18(image_shape, num_classes, width)
+    return ViT(image_shape, num_classes, depth, width, config.heads or 1)
 
 
 def build_run_model(
