@@ -24,6 +24,7 @@ RULES = [
     {"rule": "fa"},
     {"rule": "soft:0.5"},
     {"rule": "soft:0.5", "format": "low-rank:1/8"},
+    {"rule": "soft:0.5", "format": "bf16"},
 ]
 STRATEGIES = ("ddp", "fsdp")
 
@@ -59,6 +60,16 @@ def learn_alike(rank):
             state = one.model.state_dict()
             for name, value in two.model.state_dict().items():
                 assert torch.allclose(value, state[name], atol=1e-4), (strategy, changes, name)
+
+
+def learn_alike_in_mixed_precision(rank):
+    data = made_data()
+    for changes in RULES:
+        config = config_of(precision="bf16-mixed", **changes)
+        one = train(config, data).metrics.series("step_loss")[1]
+        for strategy in STRATEGIES:
+            two = train(spread(config, strategy), data).metrics.series("step_loss")[1]
+            assert two == pytest.approx(one, rel=0.02, abs=0.02), (strategy, changes)
 
 
 def audits(rank):
@@ -187,6 +198,7 @@ def save_once(rank, folder):
 
 def everything(rank: int, folder: Path) -> None:
     learn_alike(rank)
+    learn_alike_in_mixed_precision(rank)
     audits(rank)
     count_what_is_sent(rank)
     resume_elsewhere(rank, folder)
