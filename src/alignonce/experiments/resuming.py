@@ -188,7 +188,7 @@ def read_identity(run: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         version, identity = found["format"], dict(found["run"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(
             f"{file} cannot be read ({error}); remove the folder it is in to begin anew"
         ) from error
