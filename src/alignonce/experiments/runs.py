@@ -385,7 +385,7 @@ def _as_json(values: BaseModel) -> str:
 
 def _read_json(path: Path, kind: type[_Model]) -> _Model:
     try:
-        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+        return kind.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole file"
