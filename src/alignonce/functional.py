@@ -23,9 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from alignonce.carrying import CarryBilinear, CarryConvolution, CarryLinear
+from alignonce.formats.base import gathered
 from alignonce.formats.compressed import Feedback
 
-__all__ = ["Feedback", "bilinear", "conv", "conv_transpose", "gathered", "linear", "substitute"]
+__all__ = ["Feedback", "bilinear", "conv", "conv_transpose", "linear", "substitute"]
 
 Size = int | Sequence[int]
 
@@ -179,19 +180,6 @@ def substitute(tensor: Tensor, value: Tensor) -> Tensor:
         ``value``, sharing its memory.
     """
     return _apply(_Substitute, tensor, value)
-
-
-def gathered(tensor: Tensor) -> Tensor:
-    """A weight that is spread over processes (:mod:`alignonce.distributed`), whole; any other as it is.
-
-    Args:
-        tensor: a tensor; if it is a ``DTensor``, all processes that it is spread over must call this.
-
-    Returns:
-        A plain tensor.
-    """
-    # By the method and not by the class, whose import takes longer than that of the rest of this package.
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 class _Substitute(torch.autograd.Function):

@@ -2,6 +2,7 @@
 
 import colorsys
 
+from alignonce.experiments.claims import ALL_COSINES
 from alignonce.experiments.figures import rule_color, rule_label
 
 
@@ -14,7 +15,7 @@ def label_of(rule: str) -> str:
     Returns:
         Such as `soft alignment 0.5`.
     """
-    return "soft alignment, all cosines" if rule == "soft" else rule_label(rule)
+    return "soft alignment, all cosines" if rule == ALL_COSINES else rule_label(rule)
 
 
 def dark_page_color(rule: str) -> str:
@@ -29,5 +30,5 @@ def dark_page_color(rule: str) -> str:
     color = rule_color(rule)
     red, green, blue = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
     hue, lightness, saturation = colorsys.rgb_to_hls(red, green, blue)
-    mixed = colorsys.hls_to_rgb(hue, 0.93 - 0.5 * lightness, saturation)
+    mixed = colorsys.hls_to_rgb(hue, 0.98 - 0.7 * lightness, saturation)
     return "#{:02X}{:02X}{:02X}".format(*(round(255 * part) for part in mixed))

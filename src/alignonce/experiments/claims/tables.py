@@ -1,11 +1,9 @@
-"""Findings as a file, as a table for the terminal, and as one for a text."""
+"""Findings as a table for the terminal, and as one for a text."""
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -13,30 +11,14 @@ from rich.table import Table
 from alignonce.experiments.claims.catalogue import CLAIMS
 from alignonce.experiments.claims.claims_alignment import ALL_COSINES
 from alignonce.experiments.claims.finding import Claim, Finding
-from alignonce.experiments.files import write_atomically
 
 SIGNS = {"supported": "✓", "not supported": "✗", "inconclusive": "?"}
 _STYLES = {"supported": "green", "not supported": "red", "inconclusive": "yellow"}
-_COLUMNS = (
-    "claim", "section", "sentence", "measured", "statistic", "unit", "threshold", "side", "part", "cell",
-    "rule", "baseline", "estimate", "low", "high", "seeds", "per_seed", "verdict", "seeds_needed", "note",
-)  # fmt: skip
 _Row = tuple[Claim, str, dict[str, Finding]]
 
 
-def write_findings(findings: Sequence[Finding], path: Path, claims: Sequence[Claim] = CLAIMS) -> None:
-    """Write findings as CSV, one a line; numbers read back exactly.
-
-    Args:
-        findings: what to write.
-        path: the file.
-        claims: those that the findings are about.
-    """
-    write_atomically(path, lambda temporary: _write(findings, temporary, claims))
-
-
 def findings_table(findings: Sequence[Finding], claims: Sequence[Claim] = CLAIMS) -> Table:
-    """Tabulate verdicts for the terminal: claims as rows, rules as columns.
+    """Tabulate verdicts for the terminal, as signs: claims as rows, rules as columns.
 
     Args:
         findings: what to show.
@@ -47,16 +29,16 @@ def findings_table(findings: Sequence[Finding], claims: Sequence[Claim] = CLAIMS
     """
     rules = _rules(findings)
     table = Table(
-        caption="✓ supported, ✗ not supported, ? inconclusive (seeds to decide it), each with its estimate",
+        caption="✓ supported, ✗ not supported, ? inconclusive",
         caption_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0),
     )  # fmt: skip
-    for title in ("claim", "where"):
-        table.add_column(title)
+    table.add_column("claim", no_wrap=True)
+    table.add_column("where")
     for rule in rules:
-        table.add_column(_title(rule), justify="right", no_wrap=True)
+        table.add_column(_title(rule), justify="center", overflow="fold")
     for claim, where, by_rule in _rows(findings, claims):
         found = [by_rule.get(rule) for rule in rules]
-        cells = [f and f"[{_STYLES[f.verdict]}]{_short(f)}[/]" for f in found]
+        cells = [f and f"[{_STYLES[f.verdict]}]{SIGNS[f.verdict]}[/]" for f in found]
         table.add_row(claim.id, where, *(cell or "" for cell in cells))
     return table
 
@@ -80,9 +62,9 @@ def findings_markdown(findings: Sequence[Finding], claims: Sequence[Claim] = CLA
         found = [by_rule.get(rule) for rule in rules]
         lines.append([sentence, where, *(f"{_short(f)}" if f else "" for f in found)])
     legend = (
-        "✓ supported, ✗ not supported, ? inconclusive (in brackets: how many seeds would decide it), each "
-        "with its estimate. Verdicts are by 95% intervals, each for its own cell, not corrected for their number. "
-        "Words in “ ” are the paper's."
+        "✓ supported, ✗ not supported, ? inconclusive (in brackets: seeds that would decide it), each "
+        "with its estimate. Verdicts are by 95% intervals, each for its own cell, not corrected for "
+        "their number. Words in “ ” are the paper's."
     )
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{legend}\n"
 
@@ -112,14 +94,3 @@ def _short(finding: Finding) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.3g}" if math.isfinite(value) else "-"
-
-
-def _write(findings: Sequence[Finding], path: Path, claims: Sequence[Claim]) -> None:
-    by_id = {claim.id: vars(claim) for claim in claims}
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, _COLUMNS, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        for finding in findings:
-            per_seed = " ".join(f"{seed}={value!r}" for seed, value in finding.per_seed.items())
-            seeds = {"seeds": len(finding.per_seed), "per_seed": per_seed}
-            writer.writerow(by_id[finding.claim] | vars(finding) | seeds)
