@@ -19,6 +19,8 @@ from alignonce.experiments.tasks.images import as_pixels
 from alignonce.experiments.training import build_optimizer, train
 from experiments.small_runs import made_data, small_config, without_time
 
+pytestmark = pytest.mark.distributed
+
 RULES = [
     {"rule": "bp"},
     {"rule": "fa"},
