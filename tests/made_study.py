@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-from alignonce.experiments.claims.finding import Claim, Finding, Verdict
 
+from alignonce.experiments.claims import Claim, Finding, Verdict
 from alignonce.experiments.records import Environment
 from alignonce.experiments.studies.evidence import Evidence, Fact
 from alignonce.experiments.studies.study import Study

@@ -19,7 +19,9 @@ def networks_of(task, rules, **changes):
     ]
 
 
-def test_gradients_are_those_of_each_network_on_its_own_batch(task):
+@pytest.mark.parametrize("calls", [1, 20], ids=["traced", "untraced"])
+def test_gradients_are_those_of_each_network_on_its_own_batch(task, monkeypatch, calls):
+    monkeypatch.setattr("alignonce.experiments.stacked._CALLS_BEFORE_TRACING", calls)
     networks = networks_of(task, ["fa", "soft:0.5", "soft:1"])
     stacked = StackedNetworks(networks, task.loss)
     for size in (8, 5):
@@ -39,10 +41,11 @@ def test_gradients_are_those_of_each_network_on_its_own_batch(task):
                 torch.testing.assert_close(stack.grad[i], weight.grad, rtol=1e-5, atol=1e-7)
 
 
-def test_tracing_counts_no_batch_for_running_statistics(task):
+def test_tracing_counts_no_batch_for_running_statistics(task, monkeypatch):
+    monkeypatch.setattr("alignonce.experiments.stacked._CALLS_BEFORE_TRACING", 2)
     networks = networks_of(task, ["fa", "fa"], model="resnet", depth=1, width=4)
     stacked = StackedNetworks(networks, task.loss)
-    for batches, size in enumerate((8, 8, 5), start=1):  # traced in the first and in the third
+    for batches, size in enumerate((8, 8, 8, 5), start=1):  # traced in the second
         stacked.learn(task.batch(torch.arange(2 * size).view(2, size)))
         counts = [value for name, value in stacked.network(0).named_buffers() if name.endswith("tracked")]
         assert counts

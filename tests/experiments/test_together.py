@@ -42,6 +42,12 @@ def assert_same(together, alone, losses=1e-5):
         torch.testing.assert_close(states[0][name], value, rtol=1e-3, atol=1e-3, msg=name)
 
 
+@pytest.fixture(autouse=True)
+def traced_after_few_calls(monkeypatch):
+    """Runs as short as these would never be traced."""
+    monkeypatch.setattr("alignonce.experiments.stacked._CALLS_BEFORE_TRACING", 3)
+
+
 @pytest.mark.parametrize("rules", [("bp",), FIXED_FEEDBACK, ("dfa",)], ids=["bp", "feedback", "dfa"])
 @pytest.mark.parametrize(
     "settings",

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -6,7 +7,7 @@ from alignonce.experiments.studies.evidence import Fact
 from alignonce.report.drawing import draw_plot, mean_line
 from alignonce.report.number_tables import number_tables, shown
 from alignonce.report.panels import Panel, Plot, Series, lines
-from alignonce.report.plots_claims import claim_plot
+from alignonce.report.plots_claims import claim_plot, claim_sweep_plot
 from alignonce.report.rules import dark_page_color
 from made_study import made_content
 
@@ -79,6 +80,22 @@ def test_claim_shows_seeds_estimate_interval_and_threshold():
     assert (interval.estimate, interval.low, interval.high) == (finding.estimate, finding.low, finding.high)
     own = [s.y[0] for s in panel.series if s.rule == finding.rule]
     assert own == list(finding.per_seed.values())
+
+
+def test_claim_is_drawn_against_the_depth_that_the_study_varies():
+    content = made_content()
+    (panel,) = claim_sweep_plot(content.claims[0], content).panels
+    assert (panel.title, panel.along) == ("Depth · init=he", "hidden layers")
+    assert {s.x for s in panel.series} == {(20.0,)}
+    assert [p.title.startswith("Depth") for p in claim_plot(content.claims[0], content).panels] == [False]
+
+
+def test_findings_of_a_study_that_varies_numbers_only_are_no_details():
+    content = made_content()
+    deep = [finding for finding in content.findings if finding.part == "depth"]
+    content = replace(content, findings=deep)
+    assert content.swept == frozenset()
+    assert claim_plot(content.claims[0], content).drawable is not None
 
 
 def test_claim_that_nothing_measures_has_no_figure():

@@ -198,6 +198,18 @@ class RunFolder:
         write_atomically(self.path / "summary.json", _as_json(summary))
         return RunRecord(self.path, config, environment, result.metrics, summary)
 
+    def environment(self) -> Environment:
+        """Read what the run was computed with.
+
+        Returns:
+            Versions, machine and time.
+
+        Raises:
+            FileNotFoundError: there is no run in the folder.
+            ValueError: the file is damaged.
+        """
+        return _read_json(self.path / "environment.json", Environment)
+
     def load(self) -> RunRecord:
         """Read a run.
 
@@ -211,7 +223,7 @@ class RunFolder:
         return RunRecord(
             self.path,
             self.config(),
-            _read_json(self.path / "environment.json", Environment),
+            self.environment(),
             Metrics.read_csv(self.path / "metrics.csv"),
             summary,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from itertools import chain
@@ -18,6 +19,10 @@ _State = dict[str, Tensor]
 
 _Loss = Callable[[Callable[..., Any], Any], tuple[Tensor, Mapping[str, Tensor]]]
 """As `Task.loss`: of a network and a batch, the mean loss, and sums of scores by name."""
+
+
+# To list the operations of a function takes about as long as to call it so many times.
+_CALLS_BEFORE_TRACING = 20
 
 
 class StackedNetworks:
@@ -104,24 +109,26 @@ def _loss_of(network: nn.Module, loss: _Loss) -> Callable[[_State, _State, Seque
 
 
 class _Traced:
-    """A function as the bare list of its tensor operations, listed once for each shape of a batch.
+    """A function that is called often: soon as the bare list of its tensor operations, for each batch shape.
 
     `vmap` and `grad` cost several times the work itself on small layers, above all for autograd functions
-    such as those that read feedback weights. Here they cost once.
+    such as those that read feedback weights. In the list they are worked out.
     """
 
     def __init__(self, function: Callable[[_State, _State, Sequence[Tensor]], Any]) -> None:
         self._function = function
+        self._calls: Counter[tuple[torch.Size, ...]] = Counter()
         self._operations: dict[tuple[torch.Size, ...], Callable[..., Any]] = {}
 
     @torch.no_grad()
     def __call__(self, weights: _State, buffers: _State, batch: Sequence[Tensor]) -> Any:
         shapes = tuple(part.shape for part in batch)
-        if shapes not in self._operations:
+        self._calls[shapes] += 1
+        if self._calls[shapes] == _CALLS_BEFORE_TRACING:
             # Tracing computes, too, and running statistics must count no batch twice.
             spare = {name: value.clone() for name, value in buffers.items()}
             self._operations[shapes] = make_fx(self._function)(weights, spare, batch)
-        return self._operations[shapes](weights, buffers, batch)
+        return self._operations.get(shapes, self._function)(weights, buffers, batch)
 
 
 def _cosines(a: Tensor, b: Tensor) -> Tensor:

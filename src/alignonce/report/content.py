@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from alignonce.experiments.claims.finding import Claim, Finding
+from alignonce.experiments.claims import Claim, Finding
 from alignonce.experiments.records import Environment
 from alignonce.experiments.studies.evidence import Evidence
 from alignonce.experiments.studies.study import Study
 from alignonce.report.panels import Plot
 from alignonce.report.plots_measures import measure_plots
 from alignonce.report.plots_training import training_plots
+from alignonce.report.subjects import swept_cells
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,12 @@ class ReportContent:
     def seeds(self) -> list[int]:
         """The seeds, ascending."""
         return sorted({seed for cell in self.study.cells() for seed in cell.config.seeds})
+
+    @cached_property
+    def swept(self) -> frozenset[tuple[str, str]]:
+        """Parts and cells whose findings are details: where a number is varied, if there are others, too."""
+        swept = swept_cells(self.study)
+        return swept if any((f.part, f.cell) not in swept for f in self.findings) else frozenset()
 
     def plots(self) -> list[Plot]:
         """Make the figures that there are numbers for, but those of the claims.

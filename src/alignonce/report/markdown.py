@@ -42,6 +42,8 @@ def results_markdown(content: ReportContent, images: str = "figures") -> str:
         if not plot.folded:
             lines += ["", f"## {escaped(plot.title)}", "", _image(plot.title, f"{folder}/{plot.name}.png")]
             lines += ["", escaped(plot.caption)]
+    if varied := verdict_table(content, detail=True):
+        lines += ["", "## Verdicts at each setting that the study varies", "", *varied]
     lines += ["", "## What was run", ""]
     lines += _table(
         ["Part", "Data", "Network", "Training", "Varied", "Rules", "Seeds", "Runs"],
@@ -59,20 +61,19 @@ def results_markdown(content: ReportContent, images: str = "figures") -> str:
     return "\n".join([*lines, "", "## Method", "", *"\n\n".join(METHOD).split("\n")]) + "\n"
 
 
-def verdict_table(content: ReportContent) -> list[str]:
+def verdict_table(content: ReportContent, detail: bool = False) -> list[str]:
     """Write the verdicts alone.
 
     Args:
         content: of the report.
+        detail: those at each value of a number that the study varies, instead of the others.
 
     Returns:
         The lines of a table; none if nothing was judged.
     """
     rules = judged_rules(content)
-    if not rules:
-        return []
     rows = []
-    for row in verdict_rows(content):
+    for row in verdict_rows(content, detail):
         cells = [
             NONE
             if finding is None
@@ -89,7 +90,7 @@ def verdict_table(content: ReportContent) -> list[str]:
                 *cells,
             ]
         )
-    return _table(["Claim", "Where", "Unit", *map(label_of, rules)], rows)
+    return [] if not rows else _table(["Claim", "Where", "Unit", *map(label_of, rules)], rows)
 
 
 def escaped(text: str) -> str:

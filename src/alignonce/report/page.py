@@ -15,13 +15,13 @@ from jinja2 import PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
-from alignonce.experiments.claims.finding import Claim, Finding
+from alignonce.experiments.claims import Claim, Finding
 from alignonce.experiments.figures import rule_color
 from alignonce.report.content import ReportContent
 from alignonce.report.method import METHOD
 from alignonce.report.number_tables import NONE, number_tables, shown
 from alignonce.report.panels import Plot
-from alignonce.report.plots_claims import claim_plot
+from alignonce.report.plots_claims import claim_plot, claim_sweep_plot
 from alignonce.report.rules import dark_page_color, label_of
 from alignonce.report.verdicts import (
     ICONS,
@@ -51,7 +51,13 @@ def report_page(content: ReportContent) -> str:
     """
     plots = content.plots()
     sections = _sections(content)
-    claim_plots = [claim["plot"] for section in sections for claim in section["claims"] if claim["plot"]]
+    claim_plots = [
+        claim[name]
+        for section in sections
+        for claim in section["claims"]
+        for name in ("plot", "varied_plot")
+        if claim[name]
+    ]
     plotly, script = get_plotlyjs().replace("\r\n", "\n"), _resource("page.js")
     templates = Templates(
         loader=PackageLoader("alignonce", "report"), autoescape=True, undefined=StrictUndefined
@@ -67,15 +73,8 @@ def report_page(content: ReportContent) -> str:
         rules=_rules(content),
         seeds=content.seeds,
         summary=f"{run_words(content)} {summary_words(content.findings)}",
-        verdicts=[
-            {
-                "claim": row.claim,
-                "statistic": statistic_words(row.claim),
-                "where": row.where,
-                "findings": [f and _finding(f, row.claim, content) for f in row.findings],
-            }
-            for row in verdict_rows(content)
-        ],
+        verdicts=_verdicts(content, detail=False),
+        varied_verdicts=_verdicts(content, detail=True),
         verdict_rules=[{"label": label_of(rule)} for rule in judged_rules(content)],
         icons=ICONS,
         order=ORDER,
@@ -90,6 +89,18 @@ def report_page(content: ReportContent) -> str:
         made_by=" && ".join(content.commands),
         reproduce="\n".join(content.commands),
     )
+
+
+def _verdicts(content: ReportContent, detail: bool) -> list[dict[str, Any]]:
+    return [
+        {
+            "claim": row.claim,
+            "statistic": statistic_words(row.claim),
+            "where": row.where,
+            "findings": [f and _finding(f, row.claim, content) for f in row.findings],
+        }
+        for row in verdict_rows(content, detail)
+    ]
 
 
 def _sections(content: ReportContent) -> list[dict[str, Any]]:
@@ -109,8 +120,14 @@ def _claim(claim: Claim, content: ReportContent) -> dict[str, Any]:
         **{name: getattr(claim, name) for name in ("id", "sentence", "measured", "statistic", "unit")},
         "threshold": threshold_words(claim),
         "plot": claim_plot(claim, content).drawable,
-        "findings": [_finding(finding, claim, content) for finding in findings_of(claim, content)],
+        "findings": _findings(claim, content, detail=False),
+        "varied_plot": claim_sweep_plot(claim, content).drawable,
+        "varied_findings": _findings(claim, content, detail=True),
     }
+
+
+def _findings(claim: Claim, content: ReportContent, detail: bool) -> list[dict[str, Any]]:
+    return [_finding(finding, claim, content) for finding in findings_of(claim, content, detail)]
 
 
 def _finding(finding: Finding, claim: Claim, content: ReportContent) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from alignonce.experiments.studies.evidence import Evidence, Fact, cell_settings
 from alignonce.experiments.studies.study import Study
 from alignonce.report.panels import Panel, Plot, dots, lines
 from alignonce.report.subjects import (
+    along_words,
     diverged_runs,
     setting_of,
     steady_parts,
@@ -45,13 +46,13 @@ def training_plots(study: Study, evidence: Evidence) -> Iterator[Plot]:
         if (swept := swept_setting(part)) is not None:
             yield Plot(
                 part.name if part.name == "depth" else f"accuracy-{part.name}",
-                f"Test accuracy against {_words(swept)}: {part.title}",
+                f"Test accuracy against {along_words(swept)}: {part.title}",
                 "Mean over the seeds, with each seed as a thin line. Diverged runs count as chance.",
                 tuple(
                     Panel(
                         group or part.title, "lines", "test accuracy (%)",
                         lines(facts, _setting_of_cell(swept), 100),
-                        along=_along(swept), log_along=swept == "learning_rate",
+                        along=along_words(swept), log_along=swept == "learning_rate",
                     )
                     for group, facts in swept_groups(part, final)
                 ),
@@ -117,11 +118,3 @@ def _epoch(fact: Fact) -> float:
 
 def _setting_of_cell(name: str) -> Callable[[Fact], float]:
     return lambda fact: float(cell_settings(fact.cell)[name])
-
-
-def _words(setting: str) -> str:
-    return setting.replace("_", " ")
-
-
-def _along(setting: str) -> str:
-    return "hidden layers" if setting == "depth" else _words(setting)

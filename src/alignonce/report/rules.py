@@ -2,6 +2,7 @@
 
 import colorsys
 
+from alignonce.experiments.claims import ALL_COSINES
 from alignonce.experiments.figures import rule_color, rule_label
 
 
@@ -14,7 +15,7 @@ def label_of(rule: str) -> str:
     Returns:
         Such as `soft alignment 0.5`.
     """
-    return "soft alignment, all cosines" if rule == "soft" else rule_label(rule)
+    return "soft alignment, all cosines" if rule == ALL_COSINES else rule_label(rule)
 
 
 def dark_page_color(rule: str) -> str:

@@ -81,6 +81,18 @@ def swept_setting(part: Part) -> str | None:
     return next((name for name in swept if name == "depth"), swept[0] if swept else None)
 
 
+def along_words(swept: str) -> str:
+    """Name a swept setting for people.
+
+    Args:
+        swept: such as `learning_rate`.
+
+    Returns:
+        Such as `learning rate`.
+    """
+    return "hidden layers" if swept == "depth" else swept.replace("_", " ")
+
+
 def steady_parts(study: Study) -> tuple[str, ...]:
     """List the parts that vary no number.
 
@@ -93,6 +105,32 @@ def steady_parts(study: Study) -> tuple[str, ...]:
     return tuple(part.name for part in study.parts if swept_setting(part) is None)
 
 
+def swept_cells(study: Study) -> frozenset[tuple[str, str]]:
+    """List the cells of the parts that vary a number: the many that make up one figure.
+
+    Args:
+        study: the study.
+
+    Returns:
+        Part and name of each.
+    """
+    steady = steady_parts(study)
+    return frozenset((cell.part, cell.name) for cell in study.cells() if cell.part not in steady)
+
+
+def other_settings(cell: str, swept: str) -> str:
+    """Read off a cell's name all but the swept setting.
+
+    Args:
+        cell: such as `depth=10 shortcuts=false`.
+        swept: such as `depth`.
+
+    Returns:
+        Such as `shortcuts=false`.
+    """
+    return " ".join(f"{name}={value}" for name, value in cell_settings(cell).items() if name != swept)
+
+
 def swept_groups(part: Part, facts: Evidence) -> Iterator[tuple[str, list[Fact]]]:
     """Group the facts of a part by the choice of all that it varies besides the swept setting.
 
@@ -103,11 +141,10 @@ def swept_groups(part: Part, facts: Evidence) -> Iterator[tuple[str, list[Fact]]
     Yields:
         The choice, such as `shortcuts=false`, and its facts.
     """
-    swept = swept_setting(part)
+    swept = swept_setting(part) or ""
     groups: dict[str, list[Fact]] = {}
     for fact in facts.pick(part=part.name):
-        others = " ".join(f"{k}={v}" for k, v in cell_settings(fact.cell).items() if k != swept)
-        groups.setdefault(others, []).append(fact)
+        groups.setdefault(other_settings(fact.cell, swept), []).append(fact)
     yield from groups.items()
 
 

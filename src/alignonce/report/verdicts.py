@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from alignonce.experiments.claims.finding import VERDICTS, Claim, Finding, Verdict
+from alignonce.experiments.claims import VERDICTS, Claim, Finding, Verdict
 from alignonce.report.content import ReportContent
 from alignonce.report.number_tables import shown
 from alignonce.report.rules import label_of
@@ -37,11 +37,12 @@ def judged_rules(content: ReportContent) -> list[str]:
     return [rule for rule in content.rules if rule in judged]
 
 
-def verdict_rows(content: ReportContent) -> list[VerdictRow]:
+def verdict_rows(content: ReportContent, detail: bool = False) -> list[VerdictRow]:
     """Arrange the findings.
 
     Args:
         content: of the report.
+        detail: those at each value of a number that the study varies, instead of the others.
 
     Returns:
         One row for each claim, part, cell and baseline with a finding, in the order of the claims.
@@ -49,7 +50,7 @@ def verdict_rows(content: ReportContent) -> list[VerdictRow]:
     rules, rows = judged_rules(content), []
     for claim in content.claims:
         places: dict[tuple[str, str], dict[str, Finding]] = {}
-        for finding in findings_of(claim, content):
+        for finding in findings_of(claim, content, detail):
             places.setdefault((where(finding, content), finding.baseline or ""), {})[finding.rule] = finding
         rows += [
             VerdictRow(claim, place, tuple(map(by_rule.get, rules))) for (place, _), by_rule in places.items()
@@ -57,17 +58,22 @@ def verdict_rows(content: ReportContent) -> list[VerdictRow]:
     return rows
 
 
-def findings_of(claim: Claim, content: ReportContent) -> list[Finding]:
+def findings_of(claim: Claim, content: ReportContent, detail: bool = False) -> list[Finding]:
     """Pick the findings of a claim.
 
     Args:
         claim: one of the report.
         content: of the report.
+        detail: those at each value of a number that the study varies, instead of the others.
 
     Returns:
         Its findings.
     """
-    return [finding for finding in content.findings if finding.claim == claim.id]
+    return [
+        finding
+        for finding in content.findings
+        if finding.claim == claim.id and ((finding.part, finding.cell) in content.swept) == detail
+    ]
 
 
 def where(finding: Finding, content: ReportContent) -> str:

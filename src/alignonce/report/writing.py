@@ -14,7 +14,7 @@ from alignonce.report.content import ReportContent
 from alignonce.report.drawing import draw_plot
 from alignonce.report.markdown import results_markdown
 from alignonce.report.page import report_page
-from alignonce.report.plots_claims import claim_plot
+from alignonce.report.plots_claims import claim_plot, claim_sweep_plot
 from alignonce.report.tables import write_table
 from alignonce.report.verdict_figure import verdict_figure
 
@@ -64,7 +64,8 @@ def write_report(content: ReportContent, out: Path) -> list[Path]:
     files += write_table(_verdict_columns(content), _VERDICT_TYPES, out / "verdicts")
     if content.findings:
         files += save_figure(verdict_figure(content), figures / "verdicts.png")
-    claims = [plot for claim in content.claims if (plot := claim_plot(claim, content).drawable)]
+    makers = (claim_plot, claim_sweep_plot)
+    claims = [plot for claim in content.claims for make in makers if (plot := make(claim, content).drawable)]
     for plot in [*content.plots(), *claims]:
         files += save_figure(draw_plot(plot), figures / f"{plot.name}.png")
     return files

@@ -101,7 +101,8 @@ def _chance_notes(numbers: Numbers, terms: Sequence[Term], seeds: Sequence[int])
 def _noise(
     numbers: Numbers, terms: Sequence[Term], usable: dict[int, list[Fact]], logarithm: bool
 ) -> ImageNoise | None:
-    if not usable or not any(term.quantity.share_of_images for term in terms):
+    shares = [place for place, term in enumerate(terms) if term.quantity.share_of_images]
+    if not usable or not shares or any(facts[i].images == 0 for facts in usable.values() for i in shares):
         return None
     if not logarithm and all(term.quantity == ACCURACY for term in terms):
         known = [[numbers.correct(t.place, t.rule, seed) for t in terms] for seed in usable]
@@ -117,9 +118,12 @@ def _noise(
         [
             [
                 # A logarithm moves by the share's own relative change.
-                Share(term.weight / fact.value if logarithm else term.weight, fact.value, fact.images)
-                for term, fact in zip(terms, facts, strict=True)
-                if term.quantity.share_of_images and fact.images > 0
+                Share(
+                    terms[i].weight / facts[i].value if logarithm else terms[i].weight,
+                    facts[i].value,
+                    facts[i].images,
+                )
+                for i in shares
             ]
             for facts in usable.values()
         ]

@@ -36,7 +36,7 @@ def write_findings(findings: Sequence[Finding], path: Path, claims: Sequence[Cla
 
 
 def findings_table(findings: Sequence[Finding], claims: Sequence[Claim] = CLAIMS) -> Table:
-    """Tabulate verdicts for the terminal: claims as rows, rules as columns.
+    """Tabulate verdicts for the terminal, as signs: claims as rows, rules as columns.
 
     Args:
         findings: what to show.
@@ -47,16 +47,16 @@ def findings_table(findings: Sequence[Finding], claims: Sequence[Claim] = CLAIMS
     """
     rules = _rules(findings)
     table = Table(
-        caption="✓ supported, ✗ not supported, ? inconclusive (seeds to decide it), each with its estimate",
+        caption="✓ supported, ✗ not supported, ? inconclusive",
         caption_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0),
     )  # fmt: skip
-    for title in ("claim", "where"):
-        table.add_column(title)
+    table.add_column("claim", no_wrap=True)
+    table.add_column("where")
     for rule in rules:
-        table.add_column(_title(rule), justify="right", no_wrap=True)
+        table.add_column(_title(rule), justify="center", overflow="fold")
     for claim, where, by_rule in _rows(findings, claims):
         found = [by_rule.get(rule) for rule in rules]
-        cells = [f and f"[{_STYLES[f.verdict]}]{_short(f)}[/]" for f in found]
+        cells = [f and f"[{_STYLES[f.verdict]}]{SIGNS[f.verdict]}[/]" for f in found]
         table.add_row(claim.id, where, *(cell or "" for cell in cells))
     return table
 
@@ -80,9 +80,9 @@ def findings_markdown(findings: Sequence[Finding], claims: Sequence[Claim] = CLA
         found = [by_rule.get(rule) for rule in rules]
         lines.append([sentence, where, *(f"{_short(f)}" if f else "" for f in found)])
     legend = (
-        "✓ supported, ✗ not supported, ? inconclusive (in brackets: how many seeds would decide it), each "
-        "with its estimate. Verdicts are by 95% intervals, each for its own cell, not corrected for their number. "
-        "Words in “ ” are the paper's."
+        "✓ supported, ✗ not supported, ? inconclusive (in brackets: seeds that would decide it), each "
+        "with its estimate. Verdicts are by 95% intervals, each for its own cell, not corrected for "
+        "their number. Words in “ ” are the paper's."
     )
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{legend}\n"
 

@@ -56,7 +56,7 @@ def judge(
     return Finding(
         claim.id, place.part, place.cell, rule, claim.baseline,
         printed(estimate), printed(low), printed(high),
-        {seed: printed(value) for seed, value in samples.values.items()}, verdict, needed,
+        {seed: float(printed(value)) for seed, value in samples.values.items()}, verdict, needed,
         "; ".join(filter(None, (more, *samples.notes))),
     )  # fmt: skip
 
