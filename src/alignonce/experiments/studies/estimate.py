@@ -26,8 +26,8 @@ from alignonce.experiments.studies.shapes import DataShape, shape_of
 from alignonce.experiments.studies.study import Study
 from alignonce.experiments.training import build_optimizer
 
-# A step on so few images is timed, then scaled, where a whole batch would take long.
-TIMED_IMAGES = 16
+# Where a step on a few images takes longer than this, in seconds, it is scaled up in place of a whole batch.
+FEW_IMAGES, QUICK = 16, 0.1
 # A measurement of a number is a line of the run's metrics.csv.
 BYTES_PER_STEP = 45
 
@@ -55,11 +55,10 @@ def estimate_run(config: RunConfig, shape: DataShape) -> Cost:
         config, shape.image_shape, shape.num_classes, [0.5] * channels, [0.25] * channels
     ).to(device)
     optimizer = build_optimizer(model, config)
-    count = config.batch_size if device.type == "cuda" else min(config.batch_size, TIMED_IMAGES)
-    images = torch.rand(count, *shape.image_shape, device=device)
-    labels = torch.zeros(count, dtype=torch.int64, device=device)
 
-    def step(number: int) -> float:
+    def step(number: int, count: int) -> float:
+        images = torch.rand(count, *shape.image_shape, device=device)
+        labels = torch.zeros(count, dtype=torch.int64, device=device)
         start = time.perf_counter()
         optimizer.zero_grad()
         loss = F.cross_entropy(model(images), labels)
@@ -70,8 +69,13 @@ def estimate_run(config: RunConfig, shape: DataShape) -> Cost:
         loss.item()
         return time.perf_counter() - start
 
-    step(1)
-    per_image = min(step(2), step(3)) / count
+    count = min(config.batch_size, FEW_IMAGES)
+    step(1, count)
+    seconds = step(2, count)
+    if seconds < QUICK or device.type == "cuda":
+        count = config.batch_size
+        seconds = min(step(number, count) for number in range(3, 6))
+    per_image = seconds / count
     train_images = min(shape.train_images, config.limit or shape.train_images)
     test_images = min(shape.test_images, config.limit or shape.test_images)
     seconds = config.epochs * per_image * (train_images + test_images / 3)
