@@ -5,7 +5,8 @@
 
 Compiled steps (forward, loss, backward, fused Adam) over backpropagation's compiled step, interleaved, with
 quartiles: an MLP of width 8192 and batch 8192, and a stack of transformer blocks of the size of ViT-Base
-(12 blocks of 768, 197 tokens), with dense B and with compressed ones.
+(12 blocks of 768, 197 tokens), with dense B and with compressed ones. Many small runs in one program have a
+script of their own: together.py --device cuda.
 """
 
 import argparse

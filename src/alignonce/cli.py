@@ -15,10 +15,12 @@ import tyro
 from pydantic import ValidationError
 
 import alignonce
+from alignonce.commands import study
 from alignonce.commands.analyse import analyse
 from alignonce.commands.audit import audit
 from alignonce.commands.common import INTERRUPTED, OK, USER_ERROR
 from alignonce.commands.compare import compare
+from alignonce.commands.report import report, reproduce
 from alignonce.commands.train import train
 
 if TYPE_CHECKING:
@@ -29,12 +31,16 @@ _EPILOG = """commands:
   train     train one network under one learning rule; a run folder
   audit     find out by experiment whether the backward pass reads forward weights
   analyse   measure saved runs: what learning did, and what the result withstands
+  study     many runs, described in one file: run them, see how far they are
+  report    the report of a study: what its numbers say about each claim of the paper
+  reproduce test every claim of the paper on real data, and write the report
 
 examples:
   alignonce compare
   alignonce train --rule soft:0.5 --out runs/mine
   alignonce audit --rule fa
   alignonce analyse runs/compare
+  alignonce reproduce
 
 All options of a command: alignonce COMMAND --help
 """
@@ -48,11 +54,14 @@ def _explain(detail: ErrorDetails) -> str:
     return f"{argument}: {reason}" + ("" if detail["type"] == "value_error" else f", got {detail['input']!r}")
 
 
-COMMANDS: dict[str, Callable[..., int]] = {
+COMMANDS: dict[str, Callable[..., int] | dict[str, Callable[..., int]]] = {
     "compare": compare,
     "train": train,
     "audit": audit,
     "analyse": analyse,
+    "reproduce": reproduce,
+    "report": report,
+    "study": {"run": study.run, "status": study.status, "schema": study.schema},
 }
 
 
@@ -77,7 +86,10 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=", ".join(COMMANDS))
     command = parser.parse_args(args[:1]).command
     try:
-        code: int = tyro.cli(COMMANDS[command], prog=f"alignonce {command}", args=args[1:])
+        chosen, prog = COMMANDS[command], f"alignonce {command}"
+        if isinstance(chosen, dict):
+            return tyro.extras.subcommand_cli_from_dict(chosen, prog=prog, args=args[1:])
+        code: int = tyro.cli(chosen, prog=prog, args=args[1:])
         return code
     except ValidationError as error:
         message = "; ".join(_explain(detail) for detail in error.errors())

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from alignonce.carrying import CarryBilinear, CarryConvolution, CarryLinear
+from alignonce.formats.base import gathered
 from alignonce.formats.compressed import Feedback
 
 __all__ = ["Feedback", "bilinear", "conv", "conv_transpose", "linear", "substitute"]
@@ -208,10 +209,9 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        input, weight, _, feedback = inputs
-        ctx.save_for_backward(
-            input if weight.requires_grad else None, feedback if input.requires_grad else None
-        )
+        input, _, _, feedback = inputs
+        needs_input, needs_weight, *_ = ctx.needs_input_grad
+        ctx.save_for_backward(input if needs_weight else None, feedback if needs_input else None)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -220,7 +220,7 @@ class _Linear(torch.autograd.Function):
         rows = _rows(grad)
         grad_input = None
         if needs_input:
-            grad_input = rows.mm(feedback)
+            grad_input = rows.mm(gathered(feedback))
             if grad.dim() != 2:
                 grad_input = grad_input.view(*grad.shape[:-1], feedback.shape[1])
         grad_weight = rows.t().mm(_rows(input)) if needs_weight else None
@@ -249,7 +249,7 @@ class _Bilinear(torch.autograd.Function):
         rows, rows1, rows2 = _rows(grad), _rows(input1), _rows(input2)
         grad1 = grad2 = grad_weight = None
         if needs1 or needs2:
-            back = rows.mm(feedback.flatten(1)).reshape(-1, *feedback.shape[1:])  # (N, in1, in2)
+            back = rows.mm(gathered(feedback).flatten(1)).reshape(-1, *feedback.shape[1:])  # (N, in1, in2)
             grad1 = torch.bmm(back, rows2.unsqueeze(2)).reshape(input1.shape) if needs1 else None
             grad2 = torch.bmm(rows1.unsqueeze(1), back).reshape(input2.shape) if needs2 else None
         if needs_weight:
@@ -280,7 +280,7 @@ class _Convolution(torch.autograd.Function):
         # The weight's gradient does not depend on the weight, so that one fused call, given B, returns
         # all three gradients of which only the input's reads B.
         grads = torch.ops.aten.convolution_backward(
-            grad, input, feedback, ctx.bias_sizes, *ctx.geometry, list(ctx.needs_input_grad[:3])
+            grad, input, gathered(feedback), ctx.bias_sizes, *ctx.geometry, list(ctx.needs_input_grad[:3])
         )
         return (*grads, *[None] * (1 + len(ctx.geometry)))
 

@@ -54,15 +54,21 @@ def test_bad_rule_values_are_refused(spec, message):
         {"learning_rate": float("nan")},
         {"weight_decay": -1},
         {"depth": 0},
-        {"model": "vit"},
+        {"model": "alexnet"},
+        {"model": "vgg", "depth": 12},
+        {"model": "resnet18", "depth": 34},
+        {"model": "vit", "width": 100, "heads": 3},
+        {"model": "mlp", "heads": 2},
         {"optimizer": "lion"},
         {"limit": 0},
         {"seed": -1},
         {"no_such_option": 1},
+        {"depths": 1},
+        {"epochs": None},
     ],
 )
 def test_bad_values_and_unknown_options_are_refused_by_name(bad):
-    with pytest.raises(ValidationError, match=next(iter(bad))):
+    with pytest.raises(ValidationError, match=list(bad)[-1]):
         RunConfig(**bad)
 
 
@@ -76,6 +82,11 @@ def test_saved_configuration_says_what_was_left_to_default():
     assert (RunConfig().depth, RunConfig().width) == (10, 256)
     assert (RunConfig(model="resnet").depth, RunConfig(model="resnet").width) == (1, 24)
     assert RunConfig(model="resnet", depth=2, width=8).size == (2, 8)
+    assert (RunConfig(model="vgg").size, RunConfig(model="resnet18").size) == ((11, 64), (18, 64))
+    vit = RunConfig(model="vit")
+    assert (vit.depth, vit.width, vit.heads, vit.init) == (6, 192, 3, "glorot")
+    assert (RunConfig().init, RunConfig().heads) == ("he", None)
+    assert [RunConfig(model="vit", width=width).heads for width in (32, 64, 128)] == [1, 1, 2]
 
 
 def test_configuration_survives_json():

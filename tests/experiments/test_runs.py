@@ -36,6 +36,7 @@ def test_folder_is_readable_without_this_package(tmp_path):
         "environment.json",
         "metrics.csv",
         "model.safetensors",
+        "predictions.npz",
         "summary.json",
     ]
     config = json.loads((tmp_path / "config.json").read_text())

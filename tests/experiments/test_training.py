@@ -8,6 +8,9 @@ from small_runs import made_data, small_config, without_time
 from alignonce import RandomFeedback, set_learning_rule
 from alignonce.experiments import training
 from alignonce.experiments.devices import pick_device
+from alignonce.experiments.models import build_run_model
+from alignonce.experiments.seeds import derived_seed
+from alignonce.experiments.tasks import images
 from alignonce.experiments.training import evaluate, train
 
 
@@ -22,12 +25,12 @@ def test_run_twice_measures_bitwise_the_same():
 def test_rules_of_one_seed_see_the_same_batches_and_start_alike(monkeypatch):
     seen = []
 
-    def spy(images):
-        seen.append(images.clone())
-        return original(images)
+    def spy(stored):
+        seen.append(stored.clone())
+        return original(stored)
 
-    original = training.as_pixels
-    monkeypatch.setattr(training, "as_pixels", spy)
+    original = images.as_pixels
+    monkeypatch.setattr(images, "as_pixels", spy)
     batches = {}
     for rule in ("bp", "fa", "soft:0.5"):
         seen.clear()
@@ -42,8 +45,8 @@ def test_rules_of_one_seed_see_the_same_batches_and_start_alike(monkeypatch):
 def test_batches_differ_between_seeds_and_cover_each_epoch(monkeypatch):
     data = made_data(train_size=70)
     sizes = []
-    original = training.as_pixels
-    monkeypatch.setattr(training, "as_pixels", lambda x: (sizes.append(len(x)), original(x))[1])
+    original = images.as_pixels
+    monkeypatch.setattr(images, "as_pixels", lambda x: (sizes.append(len(x)), original(x))[1])
     losses = [
         train(small_config(seed=seed, epochs=1), data).metrics.series("step_loss")[1] for seed in (0, 1)
     ]
@@ -109,7 +112,7 @@ def test_evaluation_in_parts_equals_the_whole_and_keeps_the_mode(monkeypatch):
     model = train(small_config(model="resnet", width=4, epochs=1), data).model
     assert model.training
     whole = evaluate(model, data.test_images, data.test_labels)
-    monkeypatch.setattr(training, "TEST_BATCH", 7)
+    monkeypatch.setattr(images, "TEST_BATCH", 7)
     parts = evaluate(model, data.test_images, data.test_labels)
     assert parts == pytest.approx(whole, rel=1e-6)
     assert model.training
@@ -135,10 +138,10 @@ def test_divergence_is_recorded_with_its_exact_step(monkeypatch, check):
 
 def _losses_of_plain_loop(data, learning_rate):
     config = small_config(rule="bp", optimizer="sgd", learning_rate=learning_rate)
-    model = training.build_run_model(config, data.image_shape, data.num_classes, data.mean, data.std)
-    set_learning_rule(model, RandomFeedback(seed=training.derived_seed(0, "feedback")))
+    model = build_run_model(config, data.image_shape, data.num_classes, data.mean, data.std)
+    set_learning_rule(model, RandomFeedback(seed=derived_seed(0, "feedback")))
     optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=0.9)
-    generator = torch.Generator().manual_seed(training.derived_seed(0, "batches"))
+    generator = torch.Generator().manual_seed(derived_seed(0, "batches"))
     losses = []
     for _ in range(3):
         for batch in torch.randperm(200, generator=generator).split(32):

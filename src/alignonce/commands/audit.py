@@ -9,7 +9,8 @@ import tyro
 from pydantic import Field, field_validator
 
 from alignonce.commands.common import FOUND_TRANSPORT, OK, data_line, load_images
-from alignonce.experiments.config import RULE_HELP, NetworkConfig, RunConfig
+from alignonce.experiments.config import RULE_HELP, RunConfig
+from alignonce.experiments.network_config import NetworkConfig
 from alignonce.experiments.rule_specs import canonical_rule
 
 
@@ -62,9 +63,9 @@ def audit(
     print(data_line(data))
     report = audit_weight_transport(model, images, lambda logits: F.cross_entropy(logits, labels))
     print(report)
-    if config.model == "resnet" and config.norms == "exact":
+    if config.has_norms and config.norms == "exact":
         print(
-            "Note: BatchNorm multiplies the error by its own scale, one number per channel, on the way back. "
+            "Note: a norm layer multiplies the error by its own scale, one number per channel, going back. "
             "The audit counts that; with --norms fixed the scale's initial value takes its place."
         )
     return OK if report.free_of_transport else FOUND_TRANSPORT

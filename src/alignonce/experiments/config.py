@@ -1,66 +1,26 @@
 """The full configuration of a run, and of a comparison of several learning rules."""
 
-from typing import Any, Literal, Self
+from collections.abc import Sequence
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from alignonce.experiments.rule_specs import KNOWN_RULES, canonical_rule
+from alignonce import DirectFeedback
+from alignonce.experiments.data.known import KNOWN_DATA
+from alignonce.experiments.network_config import NetworkConfig
+from alignonce.experiments.rule_specs import KNOWN_RULES, canonical_rule, has_fixed_feedback, parse_rule
 
-# Depth and width mean different things in the two networks, so each has defaults of its own.
-DEFAULT_SIZE = {"mlp": (10, 256), "resnet": (1, 24)}
+DATA_HELP = f"Data set: {', '.join(KNOWN_DATA)}, hub:OWNER/NAME, or the path of a folder or an .npz file."
 DEFAULT_RULES = ("bp", "fa", "soft:0.25", "soft:0.5", "soft:0.75", "soft:1")
 RULE_HELP = ", ".join(f"{kind.usage} ({kind.title})" for kind in KNOWN_RULES.values())
-
-
-class NetworkConfig(BaseModel):
-    """Which network, and how its forward weights begin."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model: Literal["mlp", "resnet"] = Field(
-        "mlp", description="Network: a ReLU multilayer perceptron, or a small residual CNN with BatchNorm."
-    )
-    depth: int | None = Field(
-        None, ge=1, le=1000, description="mlp: hidden layers (10). resnet: blocks in each of 3 stages (1)."
-    )
-    width: int | None = Field(
-        None, ge=1, le=65536, description="mlp: units in a hidden layer (256). resnet: first channels (24)."
-    )
-    init: Literal["he", "glorot"] = Field(
-        "he", description="Initial forward weights: He (Kaiming normal, fan-in) or Glorot (Xavier normal)."
-    )
-
-    norms: Literal["exact", "fixed"] = Field(
-        "exact",
-        description="How errors pass the scale of norm layers (resnet): exact, as in backpropagation; fixed, "
-        "through its initial value, so that it is not transported either.",
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_size(cls, values: Any) -> Any:
-        """Write the defaults of depth and width out, so that a saved configuration says all."""
-        if not isinstance(values, dict) or values.get("model", "mlp") not in DEFAULT_SIZE:
-            return values
-        depth, width = DEFAULT_SIZE[values.get("model", "mlp")]
-        filled = dict(values)
-        if filled.get("depth") is None:
-            filled["depth"] = depth
-        if filled.get("width") is None:
-            filled["width"] = width
-        return filled
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Depth and width, as numbers."""
-        depth, width = DEFAULT_SIZE[self.model]
-        return self.depth or depth, self.width or width
+# How a run is computed, not what is computed: an unfinished run may go on with others of these.
+COMPUTING_FIELDS = frozenset({"device", "compile", "accumulate", "strategy", "devices", "num_nodes"})
 
 
 class TrainingConfig(NetworkConfig):
     """Everything about a run but its learning rule and its seed."""
 
-    data: str = Field("fashion-mnist", min_length=1, description="Data set, such as fashion-mnist or digits.")
+    data: str = Field("fashion-mnist", min_length=1, description=DATA_HELP)
     limit: int | None = Field(None, ge=1, description="Use only this many training and test images.")
     epochs: int = Field(6, ge=1, description="Passes through the training images.")
     batch_size: int = Field(128, ge=1, description="Images in a batch.")
@@ -70,6 +30,13 @@ class TrainingConfig(NetworkConfig):
     learning_rate: float = Field(1e-4, gt=0, allow_inf_nan=False, description="Learning rate.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum; sgd only.")
     weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False, description="Weight decay.")
+    feedback_scale: float = Field(
+        1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Multiplies each feedback weight as it begins. Goes with rules whose feedback weights "
+        "stay as they begin (fa, soft, sign); bp has none to scale.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where to compute. auto: the GPU if there is one."
     )
@@ -79,6 +46,22 @@ class TrainingConfig(NetworkConfig):
         description="How many checkpoints to keep, evenly spread over training, its start and end included.",
     )
     compile: bool = Field(False, description="Compile the network with torch.compile.")
+    precision: Literal["32", "bf16-mixed", "16-mixed"] = Field(
+        "32", description="Precision of the products: float32, or mixed with bfloat16 or float16."
+    )
+    accumulate: int = Field(
+        1, ge=1, description="Parts that a batch is computed in, one after the other, to save memory."
+    )
+    clip: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Largest norm of a gradient; longer ones are shortened."
+    )
+    strategy: Literal["auto", "ddp", "fsdp"] = Field(
+        "auto",
+        description="How several processes share the work: ddp, each with the whole network; fsdp, each with "
+        "a part of the weights (FSDP2). auto: ddp, if there are several.",
+    )
+    devices: int = Field(1, ge=1, description="GPUs (or processes on CPUs) of each machine.")
+    num_nodes: int = Field(1, ge=1, description="Machines.")
 
 
 class RunConfig(TrainingConfig):
@@ -91,6 +74,20 @@ class RunConfig(TrainingConfig):
     @classmethod
     def _known_rule(cls, spec: str) -> str:
         return canonical_rule(spec)
+
+    @model_validator(mode="after")
+    def _feedback_fits_the_rule(self) -> Self:
+        if self.format != "dense" and not has_fixed_feedback(self.rule):
+            raise ValueError(
+                f"format {self.format} is for rules with one fixed feedback weight for each layer, "
+                f"such as fa, soft and sign, got rule {self.rule}"
+            )
+        if self.format != "dense" and self.feedback_scale != 1:
+            raise ValueError(
+                f"feedback_scale must be 1 with format {self.format}, got {self.feedback_scale:g}"
+            )
+        _check_feedback_scale(self.feedback_scale, [self.rule])
+        return self
 
 
 class CompareConfig(TrainingConfig):
@@ -115,6 +112,9 @@ class CompareConfig(TrainingConfig):
                 raise ValueError(f"{name} must differ from each other, got {' '.join(map(str, values))}")
         if min(self.seeds) < 0:
             raise ValueError(f"seeds must be 0 or more, got {min(self.seeds)}")
+        if self.devices * self.num_nodes > 1:
+            raise ValueError("a comparison does its runs in one process; train runs that need several alone")
+        _check_feedback_scale(self.feedback_scale, self.rules)
         return self
 
     def runs(self) -> list[RunConfig]:
@@ -123,5 +123,21 @@ class CompareConfig(TrainingConfig):
         Returns:
             One configuration for each seed and rule.
         """
-        shared = self.model_dump(exclude={"rules", "seeds"})
-        return [RunConfig(**shared, rule=rule, seed=seed) for seed in self.seeds for rule in self.rules]
+        shared = self.model_dump(exclude={"rules", "seeds", "format"})
+        formats = {rule: self.format if has_fixed_feedback(rule) else "dense" for rule in self.rules}
+        return [
+            RunConfig(**shared, rule=rule, seed=seed, format=formats[rule])
+            for seed in self.seeds
+            for rule in self.rules
+        ]
+
+
+def _check_feedback_scale(scale: float, rules: Sequence[str]) -> None:
+    """Refuse what would undo the scale: B that is drawn to W's norm, or that is no copy of W's shape."""
+    for spec in rules if scale != 1 else ():
+        rule = parse_rule(spec, seed=0)
+        if rule.evolves or isinstance(rule, DirectFeedback):
+            why = "goes from the output to each layer" if not rule.evolves else "changes in learning"
+            raise ValueError(
+                f"feedback_scale must be 1 with the rule {spec}, whose feedback {why}; got {scale:g}"
+            )

@@ -7,7 +7,10 @@
 | `metrics.csv` | everything measured: step, epoch, metric, layer, value |
 | `model.safetensors` | the trained network, feedback weights included (not after a divergence) |
 | `checkpoints/step-000000.safetensors`, ... | the network at these steps, likewise, if any were asked for |
+| `predictions.npz` | `label` and `predicted` class of each test image, in the order of the data; likewise |
+| `resume/` | all that an unfinished run needs to go on: see `resuming`; gone when it is finished |
 | `diagnostics.csv` | what a tracker measured: step, measure, layer, value; if there was one |
+| `tensorboard/` | the measurements once more, for watching the run in TensorBoard |
 | `summary.json` | how the run ended, final numbers, the data; written last |
 
 Each file is written beside its place and then moved there, so that a reader never meets half a file.
@@ -17,25 +20,31 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from alignonce.diagnostics import Row
+from alignonce.diagnostics import Row, Tracker
 from alignonce.experiments.checkpoints import checkpoint_file, saved_steps
-from alignonce.experiments.config import RunConfig
+from alignonce.experiments.config import COMPUTING_FIELDS, RunConfig
 from alignonce.experiments.data.image_data import ImageData
-from alignonce.experiments.files import ensure_writable, write_atomically
+from alignonce.experiments.files import ensure_writable, is_locked, write_atomically
 from alignonce.experiments.metrics import Metrics
 from alignonce.experiments.models import build_run_model
 from alignonce.experiments.records import DataFacts, Environment, Summary, describe_environment, summarise
-from alignonce.experiments.training import TrainingResult
+from alignonce.experiments.resuming import ResumePoints, SaveEvery, read_identity
+from alignonce.experiments.state import model_state
+from alignonce.experiments.tasks.images import classify
+from alignonce.experiments.training import Status, TrainingResult
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -73,9 +82,81 @@ class RunFolder:
         Returns:
             False also if there is no run in it.
         """
+        return self.status() not in (None, "interrupted")
+
+    def status(self) -> Status | None:
+        """Tell how the run ended.
+
+        Returns:
+            None if there is no run in it, or an unfinished one.
+        """
+        return self.summary().status if (self.path / "summary.json").exists() else None
+
+    def summary(self) -> Summary:
+        """Read how the run ended.
+
+        Returns:
+            The summary.
+
+        Raises:
+            FileNotFoundError: there is no complete run in the folder.
+            ValueError: the file is damaged.
+        """
         if not (self.path / "summary.json").exists():
-            return False
-        return _read_json(self.path / "summary.json", Summary).status != "interrupted"
+            raise FileNotFoundError(f"{self.path} holds no run (there is no summary.json in it)")
+        return _read_json(self.path / "summary.json", Summary)
+
+    def config(self) -> RunConfig:
+        """Read the configuration of the run.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            FileNotFoundError: there is no run in the folder.
+            ValueError: the file is damaged.
+        """
+        return _read_json(self.path / "config.json", RunConfig)
+
+    def is_free_for(self, config: RunConfig) -> bool:
+        """Tell whether no unfinished run of another configuration could still go on here.
+
+        Args:
+            config: of the run that would come here.
+
+        Returns:
+            True also if this very run is the unfinished one.
+        """
+        unfinished = read_identity(self.path)
+        return unfinished is None or unfinished["config"] == _what_is_computed(config)
+
+    def resume_points(
+        self,
+        config: RunConfig,
+        data: ImageData,
+        tracker: Tracker | None = None,
+        every: SaveEvery | None = None,
+    ) -> ResumePoints:
+        """Open the resume points of a run.
+
+        Args:
+            config: its configuration.
+            data: what it learns from.
+            tracker: what measures it on the way.
+            every: how often a point is written.
+
+        Returns:
+            The points, of which there may be none.
+
+        Raises:
+            ValueError: there are some of another run, or of another version of this package.
+        """
+        identity = {
+            "config": _what_is_computed(config),
+            "data": DataFacts.of(data).model_dump(mode="json", exclude={"source"}),
+            "tracked": {"measures": list(tracker.measures), "steps": str(tracker.steps)} if tracker else None,
+        }
+        return ResumePoints(self.path, identity, every)
 
     def save(self, config: RunConfig, data: ImageData, result: TrainingResult) -> RunRecord:
         """Write a run; what an unfinished run left here is replaced.
@@ -94,6 +175,7 @@ class RunFolder:
         # While the other files change, no old summary may vouch for them.
         (self.path / "summary.json").unlink(missing_ok=True)
         model_file, rows_file = self.path / "model.safetensors", self.path / "diagnostics.csv"
+        predictions_file = self.path / "predictions.npz"
         write_atomically(self.path / "config.json", _as_json(config))
         write_atomically(self.path / "environment.json", _as_json(environment))
         write_atomically(self.path / "metrics.csv", result.metrics.write_csv)
@@ -103,10 +185,30 @@ class RunFolder:
             rows_file.unlink(missing_ok=True)
         if result.status == "diverged":
             model_file.unlink(missing_ok=True)
+            predictions_file.unlink(missing_ok=True)
         else:
             _save_state(model_file, result.model)
+            predicted = classify(result.model, data.test_images)
+            write_atomically(
+                predictions_file,
+                lambda path: np.savez_compressed(
+                    path, label=data.test_labels.numpy(), predicted=predicted.numpy()
+                ),
+            )
         write_atomically(self.path / "summary.json", _as_json(summary))
         return RunRecord(self.path, config, environment, result.metrics, summary)
+
+    def environment(self) -> Environment:
+        """Read what the run was computed with.
+
+        Returns:
+            Versions, machine and time.
+
+        Raises:
+            FileNotFoundError: there is no run in the folder.
+            ValueError: the file is damaged.
+        """
+        return _read_json(self.path / "environment.json", Environment)
 
     def load(self) -> RunRecord:
         """Read a run.
@@ -117,15 +219,27 @@ class RunFolder:
         Raises:
             FileNotFoundError: there is no complete run in the folder.
         """
-        if not (self.path / "summary.json").exists():
-            raise FileNotFoundError(f"{self.path} holds no run (there is no summary.json in it)")
+        summary = self.summary()
         return RunRecord(
             self.path,
-            _read_json(self.path / "config.json", RunConfig),
-            _read_json(self.path / "environment.json", Environment),
+            self.config(),
+            self.environment(),
             Metrics.read_csv(self.path / "metrics.csv"),
-            _read_json(self.path / "summary.json", Summary),
+            summary,
         )
+
+    def classified_rightly(self) -> NDArray[np.bool_] | None:
+        """Tell which test images the trained network classifies rightly.
+
+        Returns:
+            (n,) in the order of the data; None for a diverged run, and for one of an older version.
+        """
+        file = self.path / "predictions.npz"
+        if not file.exists():
+            return None
+        with np.load(file, allow_pickle=False) as arrays:
+            right: NDArray[np.bool_] = arrays["label"] == arrays["predicted"]
+        return right
 
     def save_checkpoint(self, step: int, model: nn.Module) -> None:
         """Write the network as it is during training.
@@ -179,7 +293,7 @@ def find_folder(parent: Path, config: RunConfig, data: ImageData) -> RunFolder:
     """Choose the folder of a run among those of earlier runs.
 
     It is the one where this very run (same configuration, same data) is finished, if there is one; else the
-    first that holds no finished run. So nothing finished is ever overwritten.
+    first that holds no finished run, and no unfinished one that could go on. So nothing is ever overwritten.
 
     Args:
         parent: the folder of run folders.
@@ -192,16 +306,16 @@ def find_folder(parent: Path, config: RunConfig, data: ImageData) -> RunFolder:
 
     def suits(folder: RunFolder) -> bool:
         if not folder.is_finished():
-            return True
+            return folder.is_free_for(config)
         run = folder.load()
         # The source is a sentence for people, and may change while the data do not.
         return run.config == config and run.summary.data.same_as(DataFacts.of(data))
 
-    return next(filter(suits, _numbered(parent, _run_name(config))))
+    return next(filter(suits, numbered_folders(parent, run_name(config))))
 
 
 def free_folder(parent: Path, config: RunConfig) -> RunFolder:
-    """Choose a folder for a run of its own: the first that holds no finished run.
+    """Choose a folder for a run of its own: the first that is free, or where it was interrupted.
 
     Args:
         parent: the folder of run folders.
@@ -211,23 +325,51 @@ def free_folder(parent: Path, config: RunConfig) -> RunFolder:
         `DATA-MODEL-RULE-seedSEED`, or with `-2`, `-3`, ... after it.
     """
     data = re.sub(r"[^\w.-]+", "-", Path(config.data).stem) or "data"
-    names = _numbered(parent, f"{data}-{config.model}-{_run_name(config)}")
-    return next(folder for folder in names if not folder.is_finished())
+    names = numbered_folders(parent, f"{data}-{config.model}-{run_name(config)}")
+    return next(
+        folder
+        for folder in names
+        if not folder.is_finished() and folder.is_free_for(config) and not is_locked(folder.path)
+    )
 
 
-def _run_name(config: RunConfig) -> str:
-    return f"{config.rule.replace(':', '-')}-seed{config.seed}"
+def run_name(config: RunConfig) -> str:
+    """Name the folder of a run.
+
+    Args:
+        config: the run.
+
+    Returns:
+        `RULE-seedSEED`, or `RULE-FORMAT-seedSEED` if feedback weights are not dense.
+    """
+    format = "" if config.format == "dense" else f"-{config.format}"
+    return re.sub("[:/]", "-", f"{config.rule}{format}-seed{config.seed}")
 
 
-def _numbered(parent: Path, name: str) -> Iterator[RunFolder]:
+def numbered_folders(parent: Path, name: str) -> Iterator[RunFolder]:
+    """List the folders that a run may lie in.
+
+    Args:
+        parent: the folder of run folders.
+        name: of the run.
+
+    Yields:
+        `NAME`, `NAME-2`, `NAME-3`, ..., without end.
+    """
     yield RunFolder(parent / name)
     for number in itertools.count(2):
         yield RunFolder(parent / f"{name}-{number}")
 
 
 def _save_state(file: Path, model: nn.Module) -> None:
-    state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+    state = model_state(model)
     write_atomically(file, lambda path: save_file(state, path))
+
+
+def _what_is_computed(config: RunConfig) -> dict[str, Any]:
+    """A configuration without what only says where and how."""
+    dumped = config.model_dump(mode="json", exclude=set(COMPUTING_FIELDS))
+    return dict(json.loads(json.dumps(dumped)))
 
 
 def _write_rows(path: Path, rows: Sequence[Row]) -> None:
@@ -243,7 +385,7 @@ def _as_json(values: BaseModel) -> str:
 
 def _read_json(path: Path, kind: type[_Model]) -> _Model:
     try:
-        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+        return kind.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole file"

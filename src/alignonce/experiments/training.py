@@ -6,27 +6,33 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from alignonce import alignment, evolve
 from alignonce.diagnostics import Row, Tracker
 from alignonce.experiments.checkpoints import checkpoint_steps
 from alignonce.experiments.config import RunConfig, TrainingConfig
 from alignonce.experiments.data.image_data import ImageData
-from alignonce.experiments.devices import device_name, pick_device
+from alignonce.experiments.devices import device_name
+from alignonce.experiments.engine import Engine
 from alignonce.experiments.metrics import Measurement, Metrics, angle_deg
-from alignonce.experiments.models import build_run_model
+from alignonce.experiments.resuming import ResumePoints
+from alignonce.experiments.run_state import RunState, own_randomness
 from alignonce.experiments.seeds import derived_seed
+from alignonce.experiments.stopping import StopRequest
+from alignonce.experiments.tasks import ImageClassification, Task
+from alignonce.experiments.tasks.images import as_pixels, evaluate
+
+__all__ = ["Progress", "TrainingResult", "as_pixels", "build_optimizer", "evaluate", "train"]
 
 Status = Literal["done", "diverged", "interrupted"]
 
 # Losses stay on the device until this many have come together: asking a GPU for each one would stall it.
 STEPS_PER_CHECK = 20
-TEST_BATCH = 1000
 # Most of what a fixed feedback weight does to alignment happens early.
 EARLY_EPOCHS = (1 / 8, 1 / 4, 1 / 2)
 
@@ -58,6 +64,10 @@ class TrainingResult:
     diagnostics: Sequence[Row] = ()
 
 
+class _Stopped(Exception):
+    """SIGINT or SIGTERM came, and the step after which the run was to stop is complete."""
+
+
 class _Diverged(Exception):
     def __init__(self, step: int) -> None:
         super().__init__(f"the loss of step {step} is not finite")
@@ -66,170 +76,182 @@ class _Diverged(Exception):
 
 def train(
     config: RunConfig,
-    data: ImageData,
+    data: ImageData | Task,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     *,
     on_checkpoint: Callable[[int, nn.Module], None] = lambda step, model: None,
     tracker: Tracker | None = None,
+    metrics: Metrics | None = None,
+    engine: Engine | None = None,
+    resume: ResumePoints | None = None,
 ) -> TrainingResult:
     """Train a network as configured, and measure it on the way.
 
     Initial forward weights and the order of the batches depend on the seed, never on the learning rule. A
-    loss that is NaN or infinite ends the run as `diverged`; Ctrl-C ends it as `interrupted`. Both keep what
-    was measured until then.
+    loss that is NaN or infinite ends the run as `diverged`. SIGINT (Ctrl-C) and SIGTERM end it as
+    `interrupted`, after the present step; a second one at once. Both keep what was measured until then.
+
+    Several processes each call this and get the same result; only the first calls `on_progress` and
+    `on_checkpoint`.
 
     Args:
         config: the run.
-        data: the images and labels.
+        data: what is to be learnt: images and labels, or any other task.
         on_progress: called every few steps.
         on_checkpoint: called with the step and the network at each checkpoint of the configuration.
         tracker: called before the first step and after each; what is learnt is the same to the bit.
+        metrics: where measurements go; None makes a place for them.
+        engine: what to compute with; None sets it up as configured.
+        resume: the run's resume points: it goes on from the newest and writes new ones. None writes none.
 
     Returns:
         The trained network and its measurements.
-    """
-    device = pick_device(config.device)
-    train_images, train_labels = data.train_images.to(device), data.train_labels.to(device)
-    test_images, test_labels = data.test_images.to(device), data.test_labels.to(device)
-    model = build_run_model(config, data.image_shape, data.num_classes, data.mean, data.std).to(device)
-    forward = torch.compile(model) if config.compile else model
-    optimizer = build_optimizer(model, config)
-    # Drawn on the CPU: every device sees the same batches.
-    batches = torch.Generator().manual_seed(derived_seed(config.seed, "batches"))
 
-    steps_per_epoch = math.ceil(len(train_labels) / config.batch_size)
+    Raises:
+        ValueError: a tracker is given for a network that is spread over processes.
+    """
+    engine = engine or Engine(config)
+    if tracker and engine.is_sharded:
+        raise ValueError("track: measures during training do not go with strategy fsdp")
+    task: Task = ImageClassification(data) if isinstance(data, ImageData) else data
+    build = partial(task.build_model, config)
+    model = build()
+    forward = engine.set_up(model)
+    task = task.to(engine.device)
+    optimizer = engine.set_up_optimizer(build_optimizer(model, config))
+    # Drawn on the CPU: every device sees the same batches.
+    order = torch.Generator().manual_seed(derived_seed(config.seed, "batches"))
+    run = RunState(model, optimizer, order, Metrics() if metrics is None else metrics, tracker)
+
+    steps_per_epoch = math.ceil(task.train_size / config.batch_size)
     total_steps = steps_per_epoch * config.epochs
     checkpoints = checkpoint_steps(config.checkpoints, total_steps)
     early = {math.ceil(part * steps_per_epoch) for part in EARLY_EPOCHS} - {steps_per_epoch}
-    metrics = Metrics()
     start = time.perf_counter()
     status: Status = "done"
-    step, epoch = 0, 0.0
     losses: list[Tensor] = []
-    epoch_losses: list[float] = []
-    epoch_hits = torch.zeros((), dtype=torch.int64, device=device)
+
+    def learn(batch: Tensor) -> None:
+        """Make one step of training."""
+        optimizer.zero_grad()
+        for part in engine.parts(batch):
+            loss, scores = task.loss(forward, task.batch(part.examples))
+            engine.backward(forward, loss, part)
+            run.add(part, loss.detach(), scores)
+        engine.clip(forward, optimizer)
+        optimizer.step()
+        run.step += 1
+        evolve(model, run.step)
+        losses.append(run.take_loss())
+
+    def report() -> None:
+        if engine.is_first:
+            on_progress(Progress(run.step, total_steps, run.metrics.last("test_accuracy")))
 
     def collect_losses() -> None:
         """Fetch the losses that are still on the device; raise at the first that is not finite."""
-        values = torch.stack(losses).tolist() if losses else []
-        first = step - len(values) + 1
+        values = engine.mean(torch.stack(losses)).tolist() if losses else []
+        first = run.step - len(values) + 1
         losses.clear()
         for at, value in enumerate(values, start=first):
-            metrics.extend([Measurement(at, at / steps_per_epoch, "step_loss", "", value)])
+            run.metrics.extend([Measurement(at, at / steps_per_epoch, "step_loss", "", value)])
             if not math.isfinite(value):
                 raise _Diverged(at)
-        epoch_losses.extend(values)
+        run.losses.extend(values)
 
     def measure() -> None:
-        """Measure the network as it is now: on the test images, and its alignment layer by layer."""
-        test_loss, test_accuracy = evaluate(model, test_images, test_labels)
-        rows = [("test_loss", "", test_loss), ("test_accuracy", "", test_accuracy)]
+        """Measure the network as it is now: on test data, and its alignment layer by layer."""
+        with engine.fabric.autocast():
+            rows = [(name, "", value) for name, value in task.evaluate(model).items()]
         for layer, cosine in alignment(model).items():
             rows += [("cosine", layer, cosine), ("angle_deg", layer, angle_deg(cosine))]
         rows += [("seconds", "", time.perf_counter() - start)]
-        metrics.extend([Measurement(step, epoch, *row) for row in rows])
+        run.metrics.extend(Measurement(run.step, run.step / steps_per_epoch, *row) for row in rows)
 
     def look() -> None:
         """Let the tracker and the checkpoints see the network, unless it is known to be broken by now."""
-        if step in checkpoints or (tracker and tracker.due(step)):
+        if run.step in checkpoints or (tracker and tracker.due(run.step)):
             collect_losses()
-            on_progress(Progress(step, total_steps, metrics.last("test_accuracy")))
+            report()
         if tracker:
-            tracker(step, model)
-        if step in checkpoints:
-            on_checkpoint(step, model)
+            tracker(run.step, model)
+        if run.step in checkpoints:
+            whole = engine.whole(model, build)
+            if engine.is_first:
+                on_checkpoint(run.step, whole)
 
-    try:
-        measure()
-        look()
-        for _ in range(config.epochs):
-            order = torch.randperm(len(train_labels), generator=batches).to(device)
-            epoch_losses.clear()
-            epoch_hits.zero_()
-
-            for batch in torch.split(order, config.batch_size):
-                labels = train_labels[batch]
-                logits = forward(as_pixels(train_images[batch]))
-                loss = F.cross_entropy(logits, labels)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                step += 1
-                evolve(model, step)
-
-                epoch = step / steps_per_epoch
-                losses.append(loss.detach())
-                epoch_hits += (logits.detach().argmax(dim=1) == labels).sum()
-                if len(losses) == STEPS_PER_CHECK:
-                    collect_losses()
-                    on_progress(Progress(step, total_steps, metrics.last("test_accuracy")))
-                if step in early:
-                    collect_losses()
-                    measure()
-                look()
-
+    def save_or_stop() -> None:
+        """Write a resume point if it is time for one, and stop if that was asked for."""
+        if engine.processes > 1 and losses:
+            return  # they decide together, which takes time: only where they have just exchanged losses
+        stopping = engine.any(stop.asked)
+        if resume and (stopping or engine.any(resume.due(run.step))):
             collect_losses()
-            train_loss = sum(epoch_losses) / len(epoch_losses)
-            train_accuracy = int(epoch_hits) / len(train_labels)
-            metrics.extend(
-                [
-                    Measurement(step, epoch, "train_loss", "", train_loss),
-                    Measurement(step, epoch, "train_accuracy", "", train_accuracy),
-                ]
-            )
-            measure()
-            on_progress(Progress(step, total_steps, metrics.last("test_accuracy")))
-        if not math.isfinite(metrics.last("test_loss") or 0.0):
-            # The very last step broke the network: no further batch is there to show it.
-            raise _Diverged(step)
-    except _Diverged as divergence:
-        status, step = "diverged", divergence.step
-    except KeyboardInterrupt:
-        status = "interrupted"
+            point = run.capture(engine, time.perf_counter() - start)
+            if engine.is_first:
+                resume.write(point)
+        if stopping:
+            raise _Stopped
+
+    with (
+        own_randomness(engine.device, derived_seed(config.seed, f"noise/{engine.fabric.global_rank}")),
+        StopRequest() as stop,
+    ):
         try:
-            collect_losses()
+            point = resume.newest() if resume else None
+            if point is None:
+                measure()
+                look()
+            else:
+                run.restore(point, engine)
+                start -= point.facts["seconds"]
+            for epoch in range(run.epoch, config.epochs):
+                run.epoch = epoch
+                done = run.step - run.epoch * steps_per_epoch
+                if done == 0:
+                    run.losses, run.scores = [], {}
+                run.order_before = order.get_state()
+                examples = torch.randperm(task.train_size, generator=order).to(engine.device)
+
+                for batch in torch.split(examples, config.batch_size)[done:]:
+                    learn(batch)
+                    if len(losses) == STEPS_PER_CHECK:
+                        collect_losses()
+                        report()
+                    if run.step in early:
+                        collect_losses()
+                        measure()
+                    look()
+                    save_or_stop()
+
+                collect_losses()
+                save_or_stop()
+                means = {"loss": sum(run.losses) / len(run.losses)} | run.mean_scores(engine, task.train_size)
+                run.metrics.extend(
+                    Measurement(run.step, run.step / steps_per_epoch, f"train_{name}", "", mean)
+                    for name, mean in means.items()
+                )
+                measure()
+                report()
+            if not math.isfinite(run.metrics.last("test_loss") or 0.0):
+                # The very last step broke the network: no further batch is there to show it.
+                raise _Diverged(run.step)
         except _Diverged as divergence:
-            status, step = "diverged", divergence.step
+            status, run.step = "diverged", divergence.step
+        except (_Stopped, KeyboardInterrupt) as stopped:
+            if engine.processes > 1 and isinstance(stopped, KeyboardInterrupt):
+                raise  # the other processes are elsewhere
+            status = "interrupted"
+            try:
+                collect_losses()
+            except _Diverged as divergence:
+                status, run.step = "diverged", divergence.step
     seconds = time.perf_counter() - start
+    whole = engine.whole(model, build)
     rows = tracker.rows if tracker is not None else ()
-    return TrainingResult(status, step, total_steps, seconds, device_name(device), metrics, model, rows)
-
-
-def as_pixels(images: Tensor) -> Tensor:
-    """Turn stored images into what the networks take.
-
-    Args:
-        images: uint8, any shape.
-
-    Returns:
-        The same shape, float32 in [0, 1].
-    """
-    return images.to(torch.float32).div_(255)
-
-
-@torch.no_grad()
-def evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Test a network, in evaluation mode; its mode afterwards is as before.
-
-    Args:
-        model: maps pixels in [0, 1] to logits.
-        images: uint8, (n, channels, height, width), on the network's device.
-        labels: int64, (n,), likewise.
-
-    Returns:
-        Mean cross-entropy in nats, and the fraction of right answers.
-    """
-    was_training = model.training
-    model.eval()
-    loss = torch.zeros((), dtype=torch.float64, device=labels.device)
-    hits = torch.zeros((), dtype=torch.int64, device=labels.device)
-    parts = zip(torch.split(images, TEST_BATCH), torch.split(labels, TEST_BATCH), strict=True)
-    for some_images, some_labels in parts:
-        logits = model(as_pixels(some_images))
-        loss += F.cross_entropy(logits, some_labels, reduction="sum")
-        hits += (logits.argmax(dim=1) == some_labels).sum()
-    model.train(was_training)
-    return float(loss) / len(labels), int(hits) / len(labels)
+    return TrainingResult(
+        status, run.step, total_steps, seconds, device_name(engine.device), run.metrics, whole, rows
+    )
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:

@@ -61,6 +61,8 @@ def analyse(
     out: Path,
     load: Callable[[RunRecord], ImageData],
     console: Console | None = None,
+    *,
+    figures: bool = True,
 ) -> Analysis:
     """Measure saved runs, and write `analysis.csv`, `analysis.json` and figures.
 
@@ -73,6 +75,7 @@ def analyse(
         out: the folder for the results; made if missing.
         load: gives the data of the runs, which all have the same.
         console: where to show progress; None shows none.
+        figures: whether to draw.
 
     Returns:
         The numbers, the files, and what failed.
@@ -138,8 +141,8 @@ def analyse(
         "failures": [asdict(failure) for failure in failures],
     }
     write_atomically(out / "analysis.json", json.dumps(about, indent=2) + "\n")
-    figures = save_all_figures(table, plan, runs, out)
-    files = [out / "analysis.csv", out / "analysis.json", *figures]
+    drawn = save_all_figures(table, plan, runs, out) if figures else []
+    files = [out / "analysis.csv", out / "analysis.json", *drawn]
     return Analysis(table, files, failures, len(work), skipped, interrupted)
 
 

@@ -1,0 +1,8 @@
+"""`python -m alignonce`, the same as the installed command."""
+
+import sys
+
+from alignonce.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

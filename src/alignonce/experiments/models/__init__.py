@@ -1,0 +1,15 @@
+"""The networks that the experiments train.
+
+All take raw pixels in [0, 1], shape (batch, channels, height, width), and return logits, shape
+(batch, classes). Normalisation is part of the network, so that whoever perturbs its input does so in pixels.
+"""
+
+from alignonce.experiments.models.building import build_model, build_run_model
+from alignonce.experiments.models.mlp import MLP
+from alignonce.experiments.models.normalise import Normalise
+from alignonce.experiments.models.resnet18 import ResNet18
+from alignonce.experiments.models.small_resnet import SmallResNet
+from alignonce.experiments.models.vgg import VGG
+from alignonce.experiments.models.vit import ViT
+
+__all__ = ["MLP", "Normalise", "ResNet18", "SmallResNet", "VGG", "ViT", "build_model", "build_run_model"]

@@ -1,0 +1,106 @@
+"""From a configuration to a network: the right kind, its initial weights, its learning rule."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from alignonce import DirectFeedback, feedback_weights, set_learning_rule
+from alignonce.experiments.config import RunConfig
+from alignonce.experiments.format_specs import parse_format
+from alignonce.experiments.models.initial_weights import initialise
+from alignonce.experiments.models.mlp import MLP
+from alignonce.experiments.models.normalise import Normalise
+from alignonce.experiments.models.resnet18 import ResNet18
+from alignonce.experiments.models.small_resnet import SmallResNet
+from alignonce.experiments.models.vgg import VGG
+from alignonce.experiments.models.vit import ViT
+from alignonce.experiments.network_config import NetworkConfig
+from alignonce.experiments.rule_specs import parse_rule
+from alignonce.experiments.seeds import derived_seed
+
+
+def build_model(
+    config: NetworkConfig,
+    seed: int,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    mean: Sequence[float] | Tensor,
+    std: Sequence[float] | Tensor,
+) -> nn.Module:
+    """Build a network whose initial forward weights depend on the architecture and the seed only.
+
+    Weights are drawn on the CPU from a generator of their own: every device gets the same ones, and the
+    global random state is left as it was.
+
+    Args:
+        config: the network; other fields of a larger configuration are not read.
+        seed: the seed of the forward weights.
+        image_shape: (channels, height, width).
+        num_classes: how many logits.
+        mean: mean of each channel over the training images, pixels in [0, 1].
+        std: deviation of each channel, likewise.
+
+    Returns:
+        The network, on the CPU, in training mode; its part `pixels` normalises, `net` is the network proper.
+    """
+    # Constructors draw weights from the global state before ours replace them; skipping that is faster, too.
+    with torch.device("meta"):
+        body = _network(config, image_shape, num_classes)
+    body.to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(derived_seed(seed, "weights"))
+    initialise(body, config.first_weights, generator)
+    if isinstance(body, MLP):
+        body.tame_shortcuts()
+    elif isinstance(body, ViT):
+        body.draw_positions(generator)
+    return nn.Sequential(OrderedDict(pixels=Normalise(mean, std), net=body))
+
+
+def _network(config: NetworkConfig, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    depth, width = config.size
+    if config.model == "mlp":
+        pixels = math.prod(image_shape)
+        return MLP(pixels, num_classes, depth, width, config.shortcuts, config.hidden_norm)
+    if config.model == "resnet":
+        return SmallResNet(image_shape, num_classes, depth, width)
+    if config.model == "vgg":
+        return VGG(image_shape, num_classes, depth, width)
+    if config.model == "resnet18":
+        return ResNet18(image_shape, num_classes, width)
+    return ViT(image_shape, num_classes, depth, width, config.heads or 1)
+
+
+def build_run_model(
+    config: RunConfig,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    mean: Sequence[float] | Tensor,
+    std: Sequence[float] | Tensor,
+) -> nn.Module:
+    """Build a run's network under its learning rule, both as they are before the first step.
+
+    Args:
+        config: the run.
+        image_shape: (channels, height, width).
+        num_classes: how many logits.
+        mean: mean of each channel over the training images, pixels in [0, 1].
+        std: deviation of each channel, likewise.
+
+    Returns:
+        The network, on the CPU.
+    """
+    model = build_model(config, config.seed, image_shape, num_classes, mean, std)
+    rule = parse_rule(config.rule, derived_seed(config.seed, "feedback"))
+    # Direct feedback must see the shapes of a batch; the other rules need none.
+    inputs = torch.zeros(2, *image_shape) if isinstance(rule, DirectFeedback) else None
+    format = parse_format(config.format)
+    set_learning_rule(model, rule, format=format, norms=config.norms, inputs=inputs)
+    if config.feedback_scale != 1:
+        for _, _, feedback in feedback_weights(model):
+            feedback.mul_(config.feedback_scale)
+    return model

@@ -1,0 +1,1 @@
+"""Studies: many runs that together answer a question, described in one file."""

@@ -1,0 +1,85 @@
+"""From the folders of a study to its one table of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignonce.experiments.analysis.table import AnalysisTable
+from alignonce.experiments.records import error_carrying_layers
+from alignonce.experiments.runs import RunRecord
+from alignonce.experiments.studies.evidence import Evidence, Fact, Key
+from alignonce.experiments.studies.folder import PlannedRun, StudyFolder
+from alignonce.experiments.studies.study import Cell, Study
+
+
+def collect_evidence(folder: StudyFolder, study: Study) -> Evidence:
+    """Read all numbers of the finished runs of a study.
+
+    Args:
+        folder: of the study.
+        study: the study.
+
+    Returns:
+        The numbers, and which test images each run got right.
+
+    Raises:
+        ValueError: runs of one cell learnt from different data; a file is damaged.
+    """
+    facts: list[Fact] = []
+    correct: dict[Key, NDArray[np.bool_]] = {}
+    finished: dict[tuple[Cell, int], list[str]] = {}
+    first: dict[Cell, RunRecord] = {}
+    for run in folder.runs(study):
+        if not run.folder.is_finished():
+            continue
+        record = run.folder.load()
+        reference = first.setdefault(run.cell, record)
+        if not record.summary.data.same_as(reference.summary.data):
+            raise ValueError(f"{record.folder} and {reference.folder} learnt from different data")
+        facts += _facts_of_run(run, record)
+        if (right := run.folder.classified_rightly()) is not None:
+            correct[run.cell.part, run.cell.name, run.config.rule, run.config.seed] = right
+        finished.setdefault((run.cell, run.config.seed), []).append(run.config.rule)
+    for (cell, seed), rules in finished.items():
+        facts += _facts_of_analysis(folder, cell, seed, rules)
+    return Evidence(facts, correct)
+
+
+def _facts_of_run(run: PlannedRun, record: RunRecord) -> Iterator[Fact]:
+    summary, metrics = record.summary, record.metrics
+    diverged = summary.status == "diverged"
+    tests, images = summary.data.test_images, summary.data.train_images
+
+    def fact(measure: str, value: float | None, count: int = 0, item: str = "", setting: str = "") -> Fact:
+        key = run.cell.part, run.cell.name, run.config.rule, run.config.seed
+        return Fact(*key, "run", measure, item, setting, count, np.nan if value is None else float(value))
+
+    chance = 1 / summary.data.num_classes
+    yield fact("test_accuracy", chance if diverged else summary.test_accuracy, tests)
+    yield fact("test_loss", None if diverged else summary.test_loss, tests)
+    yield fact("train_accuracy", chance if diverged else summary.train_accuracy, images)
+    yield fact("train_loss", None if diverged else summary.train_loss, images)
+    yield fact("diverged", diverged)
+    yield fact("seconds", summary.seconds)
+    for epoch, value in zip(*metrics.series("test_accuracy"), strict=True):
+        yield fact("test_accuracy", value, tests, setting=f"epoch={epoch:g}")
+    for measure in ("cosine", "angle_deg"):
+        for layer in error_carrying_layers(metrics):
+            for epoch, value in zip(*metrics.series(measure, layer), strict=True):
+                yield fact(measure, value, item=layer, setting=f"epoch={epoch:g}")
+
+
+def _facts_of_analysis(folder: StudyFolder, cell: Cell, seed: int, rules: list[str]) -> Iterator[Fact]:
+    file = folder.analysis(cell, seed) / "analysis.csv"
+    if not file.exists():
+        return
+    for row in AnalysisTable.read_csv(file):
+        # The rest of a study that has lost some of its rules since.
+        if row.rule in rules and row.step is None:
+            yield Fact(
+                cell.part, cell.name, row.rule, row.seed, row.group, row.measure, row.item, row.setting,
+                row.images, row.value,
+            )  # fmt: skip

@@ -1,0 +1,174 @@
+"""What a study consists of: training one run, and measuring the trained networks of one seed."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from alignonce.experiments.analysis.plan import AnalysisPlan
+from alignonce.experiments.analysis.run import analyse, failure_lines
+from alignonce.experiments.compare import train_and_save
+from alignonce.experiments.config import RunConfig
+from alignonce.experiments.data import load_data
+from alignonce.experiments.data.image_data import DataUnavailable, ImageData
+from alignonce.experiments.files import locked
+from alignonce.experiments.live import live_metrics
+from alignonce.experiments.runs import RunFolder
+from alignonce.experiments.together import train_together
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where data come from: the cache folder, and whether a hub may be asked."""
+
+    cache: Path | None = None
+    hub: bool = True
+
+    def load(self, config: RunConfig) -> ImageData:
+        """Load the data of a run; a process keeps the last it loaded.
+
+        Args:
+            config: the run.
+
+        Returns:
+            The data.
+
+        Raises:
+            ValueError: they are not to be had. A study never takes other data in their place.
+        """
+        try:
+            return _load(config.data, self.cache, self.hub, config.limit)
+        except DataUnavailable as error:
+            raise ValueError(f"data: {error}") from error
+
+
+@lru_cache(maxsize=1)
+def _load(name: str, cache: Path | None, hub: bool, limit: int | None) -> ImageData:
+    return load_data(name, cache=cache, hub=hub, limit=limit)
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train one run, and save it in its folder."""
+
+    name: str
+    config: RunConfig
+    folder: Path
+    source: Source
+
+    @property
+    def covers(self) -> tuple[str, ...]:
+        """Itself."""
+        return (self.name,)
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """None: a run depends on its configuration and its data alone."""
+        return ()
+
+    @property
+    def output(self) -> Path:
+        """The folder of the run."""
+        return self.folder
+
+    def moved(self, old: Path, new: Path) -> Train:
+        """Make the same job in another place."""
+        return replace(self, folder=new / self.folder.relative_to(old))
+
+    def __call__(self) -> None:
+        """Train."""
+        train_and_save(self.config, self.source.load(self.config), RunFolder(self.folder))
+
+
+@dataclass(frozen=True)
+class TrainTogether:
+    """Train several runs in one program, and save each in its folder; all lie in one folder."""
+
+    runs: tuple[Train, ...]
+
+    @property
+    def name(self) -> str:
+        """The first run, and how many more."""
+        return f"{self.runs[0].name} and {len(self.runs) - 1} more"
+
+    @property
+    def covers(self) -> tuple[str, ...]:
+        """All its runs."""
+        return tuple(run.name for run in self.runs)
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """None, as for a single run."""
+        return ()
+
+    @property
+    def output(self) -> Path:
+        """The folder of their folders."""
+        return self.runs[0].folder.parent
+
+    def moved(self, old: Path, new: Path) -> TrainTogether:
+        """Make the same job in another place."""
+        return TrainTogether(tuple(run.moved(old, new) for run in self.runs))
+
+    def __call__(self) -> None:
+        """Train."""
+        configs = [run.config for run in self.runs]
+        folders = [RunFolder(run.folder) for run in self.runs]
+        data = self.runs[0].source.load(configs[0])
+        with ExitStack() as stack:
+            for folder in folders:
+                folder.prepare()
+                stack.enter_context(locked(folder.path))
+            metrics = [stack.enter_context(live_metrics(folder.path)) for folder in folders]
+            results = train_together(
+                configs, data,
+                on_checkpoint=lambda run, step, network: folders[run].save_checkpoint(step, network),
+                metrics=metrics,
+            )  # fmt: skip
+            for folder, config, result in zip(folders, configs, results, strict=True):
+                folder.save(config, data, result)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Measure trained networks of one seed, which are compared with each other."""
+
+    name: str
+    runs: tuple[Path, ...]
+    plan: AnalysisPlan
+    out: Path
+    source: Source
+
+    @property
+    def covers(self) -> tuple[str, ...]:
+        """Itself."""
+        return (self.name,)
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """The runs, and what was measured of them before."""
+        return (*self.runs, self.out)
+
+    @property
+    def output(self) -> Path:
+        """The folder of the measurements."""
+        return self.out
+
+    def moved(self, old: Path, new: Path) -> Measure:
+        """Make the same job in another place."""
+        runs = tuple(new / run.relative_to(old) for run in self.runs)
+        return replace(self, runs=runs, out=new / self.out.relative_to(old))
+
+    def __call__(self) -> None:
+        """Measure.
+
+        Raises:
+            RuntimeError: some measures failed; the others are saved.
+        """
+        result = analyse(
+            self.runs, self.plan, self.out, lambda run: self.source.load(run.config), figures=False
+        )
+        if result.failures:
+            raise RuntimeError("; ".join(failure_lines(result.failures)))

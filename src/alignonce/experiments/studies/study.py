@@ -1,0 +1,213 @@
+"""The study file: what it may say, and the runs that it means."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from alignonce.experiments.analysis.plan import AnalysisPlan
+from alignonce.experiments.config import RULE_HELP, CompareConfig, RunConfig, TrainingConfig
+
+_NAME = r"^[a-z0-9][a-z0-9-]*$"
+_Value = bool | int | float | str
+
+
+class Cell(NamedTuple):
+    """One comparison within a part: all its rules and seeds at one choice of what the part varies."""
+
+    part: str
+    name: str
+    """Such as `depth=10 shortcuts=false`; "" where the part varies nothing."""
+    config: CompareConfig
+    measure: AnalysisPlan | None
+
+    @property
+    def folder(self) -> Path:
+        """Where its runs lie, within the folder of the study."""
+        return Path(self.part) / (self.name.replace(" ", ",") or "runs")
+
+
+class Part(BaseModel):
+    """A grid of runs: each rule with each seed, at each choice of the varied settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=_NAME, description="Short name: lower-case letters, digits, hyphens.")
+    title: str = Field(description="What the part is about, in a few words.")
+    rules: tuple[str, ...] = Field(min_length=1, description=f"Learning rules: {RULE_HELP}.")
+    seeds: tuple[int, ...] | None = Field(None, description="Seeds; left out, those of the study.")
+    train: dict[str, Any] = Field(
+        default_factory=dict, description="Settings of every run: data, model, depth, epochs and so on."
+    )
+    vary: dict[str, tuple[_Value, ...]] = Field(
+        default_factory=dict, description="Settings that take several values; all combinations are run."
+    )
+    measure: AnalysisPlan | None = Field(
+        None, description="What to measure of the trained networks, as `alignonce analyse` does."
+    )
+
+    @field_validator("train", "vary")
+    @classmethod
+    def _known_settings(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if unknown := sorted(set(values) - set(TrainingConfig.model_fields)):
+            known = ", ".join(TrainingConfig.model_fields)
+            raise ValueError(f"unknown settings {', '.join(unknown)}; known are {known}")
+        return values
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        if both := sorted(set(self.train) & set(self.vary)):
+            raise ValueError(f"{', '.join(both)} cannot be both in train and in vary")
+        if empty := sorted(name for name, values in self.vary.items() if not values):
+            raise ValueError(f"vary: {', '.join(empty)} must have at least one value")
+        if any(
+            isinstance(value, str) and set(value) & set(" =/,") for v in self.vary.values() for value in v
+        ):
+            raise ValueError("vary: texts must not hold blanks, '=', '/' or ','")
+        list(self.cells((0,)))
+        return self
+
+    def cells(self, seeds: tuple[int, ...]) -> Iterator[Cell]:
+        """List the comparisons of the part.
+
+        Args:
+            seeds: of the study, for a part without its own.
+
+        Yields:
+            One for each combination of the varied settings.
+        """
+        for values in itertools.product(*self.vary.values()):
+            varied = dict(zip(self.vary, values, strict=True))
+            name = " ".join(f"{setting}={_written(value)}" for setting, value in varied.items())
+            config = CompareConfig(
+                **{**self.train, **varied},
+                rules=self.rules,
+                seeds=seeds if self.seeds is None else self.seeds,
+            )
+            yield Cell(self.name, name, config, self.measure)
+
+
+class Study(BaseModel):
+    """A study: its parts, and the seeds that they share."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=_NAME, description="Short name: lower-case letters, digits, hyphens.")
+    title: str = Field(description="The question, in one line.")
+    seeds: tuple[int, ...] = Field(
+        (0, 1, 2), min_length=1, description="Each run is made once per seed; within a seed all start alike."
+    )
+    parts: tuple[Part, ...] = Field(min_length=1, description="The grids of runs.")
+
+    @model_validator(mode="after")
+    def _different_names(self) -> Self:
+        names = [part.name for part in self.parts]
+        if len(set(names)) < len(names):
+            raise ValueError(f"parts must have different names, got {' '.join(names)}")
+        return self
+
+    def cells(self) -> list[Cell]:
+        """List all comparisons.
+
+        Returns:
+            Part by part.
+        """
+        return [cell for part in self.parts for cell in part.cells(self.seeds)]
+
+    def runs(self) -> list[tuple[Cell, RunConfig]]:
+        """List all runs.
+
+        Returns:
+            Each with the cell that it belongs to; seed by seed within a cell.
+        """
+        return [(cell, run) for cell in self.cells() for run in cell.config.runs()]
+
+
+def shipped_studies() -> dict[str, Path]:
+    """List the studies that come with the library.
+
+    Returns:
+        Names and files.
+    """
+    folder = resources.files("alignonce.experiments.studies") / "shipped"
+    return {path.stem: path for path in sorted(Path(str(folder)).glob("*.yaml"))}
+
+
+def load_study(name_or_file: str | Path) -> Study:
+    """Read a study file.
+
+    Args:
+        name_or_file: the name of a shipped study, such as `quick`, or a YAML file.
+
+    Returns:
+        The study.
+
+    Raises:
+        FileNotFoundError: there is no such file, and no shipped study of this name.
+        ValueError: the file is not YAML, or not a study; says what is wrong and where.
+    """
+    shipped = shipped_studies()
+    path = shipped.get(str(name_or_file), Path(name_or_file))
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"study: {name_or_file} is neither a file nor a shipped study ({', '.join(shipped)})"
+        )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"study: {path} is not YAML: {' '.join(str(error).split())}") from error
+    return parse_study(content, path)
+
+
+def parse_study(content: object, source: Path) -> Study:
+    """Make a study of what a file says.
+
+    Args:
+        content: as YAML or JSON has it.
+        source: the file, for errors.
+
+    Returns:
+        The study.
+
+    Raises:
+        ValueError: it is not a study; says what is wrong and where.
+    """
+    if not isinstance(content, dict):
+        raise ValueError(f"study: {source} must hold a mapping with name, title and parts")
+    try:
+        return Study.model_validate(content)
+    except ValidationError as error:
+        raise ValueError(f"study: {source}: {_told(error)}") from error
+
+
+def study_schema() -> str:
+    """Write the JSON schema of study files, for editors that check and complete.
+
+    Returns:
+        JSON text.
+    """
+    return json.dumps(Study.model_json_schema(), indent=2) + "\n"
+
+
+def _written(value: _Value) -> str:
+    return (
+        str(value).lower()
+        if isinstance(value, bool)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
+
+
+def _told(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(map(str, detail['loc'])) or 'the study'}: {detail['msg'].removeprefix('Value error, ')}"
+        for detail in error.errors()
+    )

@@ -1,0 +1,112 @@
+"""Image classification."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from alignonce.experiments.config import RunConfig
+from alignonce.experiments.data.image_data import ImageData
+from alignonce.experiments.models import build_run_model
+from alignonce.experiments.tasks.task import Forward
+
+TEST_BATCH = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class ImageClassification:
+    """Learning the classes of images; see `Task` for what the methods are."""
+
+    data: ImageData
+
+    @property
+    def train_size(self) -> int:
+        """How many training images there are."""
+        return len(self.data.train_labels)
+
+    def to(self, device: torch.device) -> ImageClassification:
+        """Move the images and labels."""
+        parts = ("train_images", "train_labels", "test_images", "test_labels")
+        moved = {part: getattr(self.data, part).to(device) for part in parts}
+        return ImageClassification(replace(self.data, **moved))
+
+    def build_model(self, config: RunConfig) -> nn.Module:
+        """Build the network that the configuration names."""
+        data = self.data
+        return build_run_model(config, data.image_shape, data.num_classes, data.mean, data.std)
+
+    def batch(self, examples: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels in [0, 1], (n, channels, height, width), and labels, (n,)."""
+        return as_pixels(self.data.train_images[examples]), self.data.train_labels[examples]
+
+    def loss(self, forward: Forward, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean cross-entropy in nats, and how many answers are right."""
+        images, labels = batch
+        logits = forward(images)
+        hits = (logits.detach().argmax(dim=1) == labels).sum()
+        return F.cross_entropy(logits, labels), {"accuracy": hits}
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Mean cross-entropy and the fraction of right answers on the test images."""
+        loss, accuracy = evaluate(model, self.data.test_images, self.data.test_labels)
+        return {"test_loss": loss, "test_accuracy": accuracy}
+
+
+def as_pixels(images: Tensor) -> Tensor:
+    """Turn stored images into what the networks take.
+
+    Args:
+        images: uint8, any shape.
+
+    Returns:
+        The same shape, float32 in [0, 1].
+    """
+    return images.to(torch.float32).div_(255)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Test a network, in evaluation mode; its mode afterwards is as before.
+
+    Args:
+        model: maps pixels in [0, 1] to logits.
+        images: uint8, (n, channels, height, width), on the network's device.
+        labels: int64, (n,), likewise.
+
+    Returns:
+        Mean cross-entropy in nats, and the fraction of right answers.
+    """
+    was_training = model.training
+    model.eval()
+    loss = torch.zeros((), dtype=torch.float64, device=labels.device)
+    hits = torch.zeros((), dtype=torch.int64, device=labels.device)
+    parts = zip(torch.split(images, TEST_BATCH), torch.split(labels, TEST_BATCH), strict=True)
+    for some_images, some_labels in parts:
+        logits = model(as_pixels(some_images))
+        loss += F.cross_entropy(logits, some_labels, reduction="sum")
+        hits += (logits.argmax(dim=1) == some_labels).sum()
+    model.train(was_training)
+    return float(loss) / len(labels), int(hits) / len(labels)
+
+
+@torch.no_grad()
+def classify(model: nn.Module, images: Tensor) -> Tensor:
+    """Let a network classify images, in evaluation mode; its mode afterwards is as before.
+
+    Args:
+        model: maps pixels in [0, 1] to logits.
+        images: uint8, (n, channels, height, width), anywhere.
+
+    Returns:
+        The classes, int64, (n,), on the CPU.
+    """
+    was_training, device = model.training, next(model.parameters()).device
+    model.eval()
+    classes = [
+        model(as_pixels(part.to(device))).argmax(dim=1).cpu() for part in torch.split(images, TEST_BATCH)
+    ]
+    model.train(was_training)
+    return torch.cat(classes)
