@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from alignonce.conversion import Inputs, call_arguments, unwrap
+from alignonce.distributed import unsharded
 from alignonce.layers import FeedbackLayer
 from alignonce.summary import table
 
@@ -82,7 +83,9 @@ def audit_weight_transport(
 ) -> TransportReport:
     """Find out which parameters the backward pass reads to carry errors to other layers.
 
-    The model is left as it was: parameters, their gradients, buffers, and the global random state.
+    The model is left as it was: parameters, their gradients, buffers, and the global random state. One that
+    is spread over processes (:mod:`alignonce.distributed`) is gathered for the audit: all processes must
+    call it with the same inputs.
 
     Args:
         model: any module, with or without a learning rule.
@@ -98,36 +101,37 @@ def audit_weight_transport(
             reaches the parameters.
     """
     model = unwrap(model)
+    with unsharded(model), _restored(model), torch.enable_grad():
+        return TransportReport(tuple(_audit(model, inputs, loss)), _copied_by_rules(model))
+
+
+def _audit(model: nn.Module, inputs: Inputs, loss: Callable[[Any], Tensor]) -> Iterator[AuditRow]:
     parameters = dict(model.named_parameters())
     if not parameters:
         raise ValueError("the model has no parameters to audit")
     args, kwargs, float_inputs = _prepare(inputs)
-    with _restored(model), torch.enable_grad():
-        tracer = _WeightCopies(parameters, tree_leaves((args, kwargs)))
-        with tracer:
-            value = loss(model(*args, **kwargs))
-        _check_loss(value)
-        targets = {k: p for k, p in parameters.items() if p.requires_grad} | float_inputs
-        clean = _gradients(value, targets)
-        if all(g is None for g in clean.values()):
-            raise ValueError("loss does not depend on any parameter or input: no gradient to audit")
-        tolerance = _noise_floor(clean, _gradients(value, targets))
-        everything = _changed(value, targets, clean, tolerance, tracer.copies(list(parameters)))
-        rows = []
-        for module_name, module in model.named_modules():
-            for name, _ in module.named_parameters(recurse=False):
-                full = f"{module_name}.{name}".removeprefix(".")
-                if full not in parameters:
-                    continue  # shared with an earlier module, where it has its row
-                # The one pass with everything poisoned settles the common case; only where something
-                # changed is each parameter poisoned on its own.
-                changed = (
-                    _changed(value, targets, clean, tolerance, tracer.copies([full])) if everything else set()
-                )
-                kind = type(module).__name__
-                others = tuple(sorted(changed - {full}))
-                rows.append(AuditRow(module_name, kind, name, others, full in changed))
-    return TransportReport(tuple(rows), _copied_by_rules(model))
+    tracer = _WeightCopies(parameters, tree_leaves((args, kwargs)))
+    with tracer:
+        value = loss(model(*args, **kwargs))
+    _check_loss(value)
+    targets = {k: p for k, p in parameters.items() if p.requires_grad} | float_inputs
+    clean = _gradients(value, targets)
+    if all(g is None for g in clean.values()):
+        raise ValueError("loss does not depend on any parameter or input: no gradient to audit")
+    tolerance = _noise_floor(clean, _gradients(value, targets))
+    everything = _changed(value, targets, clean, tolerance, tracer.copies(list(parameters)))
+    for module_name, module in model.named_modules():
+        for name, _ in module.named_parameters(recurse=False):
+            full = f"{module_name}.{name}".removeprefix(".")
+            if full not in parameters:
+                continue  # shared with an earlier module, where it has its row
+            # The one pass with everything poisoned settles the common case; only where something
+            # changed is each parameter poisoned on its own.
+            changed = (
+                _changed(value, targets, clean, tolerance, tracer.copies([full])) if everything else set()
+            )
+            others = tuple(sorted(changed - {full}))
+            yield AuditRow(module_name, type(module).__name__, name, others, full in changed)
 
 
 def _copied_by_rules(model: nn.Module) -> tuple[str, ...]:

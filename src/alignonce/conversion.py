@@ -16,6 +16,7 @@ from alignonce import direct
 from alignonce.direct import DirectFeedback
 from alignonce.formats import Dense, FeedbackFormat
 from alignonce.formats.compressed import CompressedFeedback, HeldFeedback, as_matrix
+from alignonce.functional import gathered
 from alignonce.layers import (
     FeedbackLayer,
     computes_like,
@@ -178,7 +179,11 @@ def exact_gradients(model: nn.Module) -> Iterator[None]:
 
 
 def feedback_weights(model: nn.Module) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Iterate over (name, forward weight W, feedback weight B), a shared W once, in the model's order."""
+    """Iterate over (name, forward weight W, feedback weight B), a shared W once, in the model's order.
+
+    Weights that are spread over processes (:mod:`alignonce.distributed`) come whole, as copies: all processes
+    must iterate.
+    """
     seen: set[int] = set()
     for name, layer in unwrap(model).named_modules():
         if isinstance(layer, FeedbackLayer):
@@ -186,7 +191,11 @@ def feedback_weights(model: nn.Module) -> Iterator[tuple[str, Tensor, Tensor]]:
                 weight = getattr(layer, weight_name)
                 if id(weight) not in seen:
                     seen.add(id(weight))
-                    yield _join(name, weight_name), weight, layer.feedback_of(weight_name)
+                    yield (
+                        _join(name, weight_name),
+                        gathered(weight),
+                        gathered(layer.feedback_of(weight_name)),
+                    )
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -357,6 +366,8 @@ def _refusal(module: nn.Module, norms: str = "exact") -> str | None:
         weight = getattr(module, name)
         if not weight.is_floating_point():
             return f"weights of dtype {weight.dtype} are not supported"
+        if hasattr(weight, "full_tensor"):
+            return "already spread over processes: set the learning rule before alignonce.distributed.shard"
         if weight.is_meta:
             return "on the meta device, without values: materialise it first"
         if not isinstance(module, FeedbackLayer) and hasattr(module, feedback_name(name)):

@@ -25,7 +25,7 @@ from torch import Tensor
 from alignonce.carrying import CarryBilinear, CarryConvolution, CarryLinear
 from alignonce.formats.compressed import Feedback
 
-__all__ = ["Feedback", "bilinear", "conv", "conv_transpose", "linear", "substitute"]
+__all__ = ["Feedback", "bilinear", "conv", "conv_transpose", "gathered", "linear", "substitute"]
 
 Size = int | Sequence[int]
 
@@ -181,6 +181,19 @@ def substitute(tensor: Tensor, value: Tensor) -> Tensor:
     return _apply(_Substitute, tensor, value)
 
 
+def gathered(tensor: Tensor) -> Tensor:
+    """A weight that is spread over processes (:mod:`alignonce.distributed`), whole; any other as it is.
+
+    Args:
+        tensor: a tensor; if it is a ``DTensor``, all processes that it is spread over must call this.
+
+    Returns:
+        A plain tensor.
+    """
+    # By the method and not by the class, whose import takes longer than that of the rest of this package.
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
 class _Substitute(torch.autograd.Function):
     generate_vmap_rule = True
 
@@ -219,7 +232,7 @@ class _Linear(torch.autograd.Function):
         rows = _rows(grad)
         grad_input = None
         if needs_input:
-            grad_input = rows.mm(feedback)
+            grad_input = rows.mm(gathered(feedback))
             if grad.dim() != 2:
                 grad_input = grad_input.view(*grad.shape[:-1], feedback.shape[1])
         grad_weight = rows.t().mm(_rows(input)) if needs_weight else None
@@ -248,7 +261,7 @@ class _Bilinear(torch.autograd.Function):
         rows, rows1, rows2 = _rows(grad), _rows(input1), _rows(input2)
         grad1 = grad2 = grad_weight = None
         if needs1 or needs2:
-            back = rows.mm(feedback.flatten(1)).reshape(-1, *feedback.shape[1:])  # (N, in1, in2)
+            back = rows.mm(gathered(feedback).flatten(1)).reshape(-1, *feedback.shape[1:])  # (N, in1, in2)
             grad1 = torch.bmm(back, rows2.unsqueeze(2)).reshape(input1.shape) if needs1 else None
             grad2 = torch.bmm(rows1.unsqueeze(1), back).reshape(input2.shape) if needs2 else None
         if needs_weight:
@@ -279,7 +292,7 @@ class _Convolution(torch.autograd.Function):
         # The weight's gradient does not depend on the weight, so that one fused call, given B, returns
         # all three gradients of which only the input's reads B.
         grads = torch.ops.aten.convolution_backward(
-            grad, input, feedback, ctx.bias_sizes, *ctx.geometry, list(ctx.needs_input_grad[:3])
+            grad, input, gathered(feedback), ctx.bias_sizes, *ctx.geometry, list(ctx.needs_input_grad[:3])
         )
         return (*grads, *[None] * (1 + len(ctx.geometry)))
 

@@ -18,10 +18,12 @@ from alignonce.experiments.checkpoints import remove_checkpoints
 from alignonce.experiments.config import CompareConfig, RunConfig, TrainingConfig
 from alignonce.experiments.data.image_data import ImageData
 from alignonce.experiments.devices import pick_device
+from alignonce.experiments.engine import Engine
 from alignonce.experiments.figures import comparison_figure, rule_label, save_figure
-from alignonce.experiments.files import ensure_writable, write_atomically
+from alignonce.experiments.files import ensure_writable, locked, write_atomically
 from alignonce.experiments.live import live_metrics
 from alignonce.experiments.progress import RunBars
+from alignonce.experiments.resuming import SaveEvery
 from alignonce.experiments.runs import RunFolder, RunRecord, find_folder
 from alignonce.experiments.training import train
 
@@ -99,8 +101,11 @@ def train_and_save(
     folder: RunFolder,
     console: Console | None = None,
     tracker: Tracker | None = None,
+    *,
+    engine: Engine | None = None,
+    every: SaveEvery | None = None,
 ) -> RunRecord:
-    """Do one run, and save it in a folder that holds no finished run.
+    """Do one run, and save it in a folder that holds no finished run; an unfinished one goes on.
 
     Args:
         config: the run.
@@ -108,14 +113,15 @@ def train_and_save(
         folder: where to save it.
         console: where to show progress; None shows none.
         tracker: takes measures during training, which are saved with the run.
+        engine: what to compute with; None sets it up as configured. Its processes all call this.
+        every: how often to write a resume point; None: every minute.
 
     Returns:
         The saved run.
     """
-    folder.prepare()
     config = _with_actual_data(config, data)
     with RunBars(console, 1) as bars:
-        return _train_into(folder, config, data, bars, tracker)
+        return _train_into(folder, config, data, bars, tracker, engine=engine, every=every)
 
 
 def comparison_table(runs: Sequence[RunRecord]) -> Table:
@@ -150,16 +156,38 @@ def comparison_table(runs: Sequence[RunRecord]) -> Table:
 
 
 def _train_into(
-    folder: RunFolder, config: RunConfig, data: ImageData, bars: RunBars, tracker: Tracker | None = None
+    folder: RunFolder,
+    config: RunConfig,
+    data: ImageData,
+    bars: RunBars,
+    tracker: Tracker | None = None,
+    *,
+    engine: Engine | None = None,
+    every: SaveEvery | None = None,
 ) -> RunRecord:
-    folder.prepare()
-    remove_checkpoints(folder.path)
-    with live_metrics(folder.path) as metrics:
-        result = train(
-            config, data, bars.follow(config),
-            on_checkpoint=folder.save_checkpoint, tracker=tracker, metrics=metrics,
-        )  # fmt: skip
-    return folder.save(config, data, result)
+    engine = engine or Engine(config)
+    if not engine.is_first:
+        train(
+            config, data, tracker=tracker, engine=engine, resume=folder.resume_points(config, data, tracker)
+        )
+        engine.wait_for_all()  # until the first process has saved the run
+        return folder.load()
+    ensure_writable(folder.path)
+    with locked(folder.path):
+        folder.prepare()
+        resume = folder.resume_points(config, data, tracker, every)
+        if not resume.exist():
+            remove_checkpoints(folder.path)
+        with live_metrics(folder.path) as metrics:
+            result = train(
+                config, data, bars.follow(config), on_checkpoint=folder.save_checkpoint,
+                tracker=tracker, metrics=metrics, engine=engine, resume=resume,
+            )  # fmt: skip
+        record = folder.save(config, data, result)
+        if result.status != "interrupted":
+            resume.remove()
+    engine.wait_for_all()
+    return record
 
 
 _Config = TypeVar("_Config", bound=TrainingConfig)

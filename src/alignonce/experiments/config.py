@@ -7,10 +7,12 @@ from pydantic import Field, field_validator, model_validator
 
 from alignonce import DirectFeedback
 from alignonce.experiments.network_config import NetworkConfig
-from alignonce.experiments.rule_specs import KNOWN_RULES, canonical_rule, parse_rule
+from alignonce.experiments.rule_specs import KNOWN_RULES, canonical_rule, has_fixed_feedback, parse_rule
 
 DEFAULT_RULES = ("bp", "fa", "soft:0.25", "soft:0.5", "soft:0.75", "soft:1")
 RULE_HELP = ", ".join(f"{kind.usage} ({kind.title})" for kind in KNOWN_RULES.values())
+# How a run is computed, not what is computed: an unfinished run may go on with others of these.
+COMPUTING_FIELDS = frozenset({"device", "compile", "accumulate", "strategy", "devices", "num_nodes"})
 
 
 class TrainingConfig(NetworkConfig):
@@ -42,6 +44,22 @@ class TrainingConfig(NetworkConfig):
         description="How many checkpoints to keep, evenly spread over training, its start and end included.",
     )
     compile: bool = Field(False, description="Compile the network with torch.compile.")
+    precision: Literal["32", "bf16-mixed", "16-mixed"] = Field(
+        "32", description="Precision of the products: float32, or mixed with bfloat16 or float16."
+    )
+    accumulate: int = Field(
+        1, ge=1, description="Parts that a batch is computed in, one after the other, to save memory."
+    )
+    clip: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Largest norm of a gradient; longer ones are shortened."
+    )
+    strategy: Literal["auto", "ddp", "fsdp"] = Field(
+        "auto",
+        description="How several processes share the work: ddp, each with the whole network; fsdp, each with "
+        "a part of the weights (FSDP2). auto: ddp, if there are several.",
+    )
+    devices: int = Field(1, ge=1, description="GPUs (or processes on CPUs) of each machine.")
+    num_nodes: int = Field(1, ge=1, description="Machines.")
 
 
 class RunConfig(TrainingConfig):
@@ -56,7 +74,16 @@ class RunConfig(TrainingConfig):
         return canonical_rule(spec)
 
     @model_validator(mode="after")
-    def _scale_fits_the_rule(self) -> Self:
+    def _feedback_fits_the_rule(self) -> Self:
+        if self.format != "dense" and not has_fixed_feedback(self.rule):
+            raise ValueError(
+                f"format {self.format} is for rules with one fixed feedback weight for each layer, "
+                f"such as fa, soft and sign, got rule {self.rule}"
+            )
+        if self.format != "dense" and self.feedback_scale != 1:
+            raise ValueError(
+                f"feedback_scale must be 1 with format {self.format}, got {self.feedback_scale:g}"
+            )
         _check_feedback_scale(self.feedback_scale, [self.rule])
         return self
 
@@ -83,6 +110,8 @@ class CompareConfig(TrainingConfig):
                 raise ValueError(f"{name} must differ from each other, got {' '.join(map(str, values))}")
         if min(self.seeds) < 0:
             raise ValueError(f"seeds must be 0 or more, got {min(self.seeds)}")
+        if self.devices * self.num_nodes > 1:
+            raise ValueError("a comparison does its runs in one process; train runs that need several alone")
         _check_feedback_scale(self.feedback_scale, self.rules)
         return self
 
@@ -92,8 +121,13 @@ class CompareConfig(TrainingConfig):
         Returns:
             One configuration for each seed and rule.
         """
-        shared = self.model_dump(exclude={"rules", "seeds"})
-        return [RunConfig(**shared, rule=rule, seed=seed) for seed in self.seeds for rule in self.rules]
+        shared = self.model_dump(exclude={"rules", "seeds", "format"})
+        formats = {rule: self.format if has_fixed_feedback(rule) else "dense" for rule in self.rules}
+        return [
+            RunConfig(**shared, rule=rule, seed=seed, format=formats[rule])
+            for seed in self.seeds
+            for rule in self.rules
+        ]
 
 
 def _check_feedback_scale(scale: float, rules: Sequence[str]) -> None:

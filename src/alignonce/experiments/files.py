@@ -2,7 +2,8 @@
 
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -24,6 +25,49 @@ def ensure_writable(folder: Path) -> None:
         raise PermissionError(
             f"out: cannot write into {folder} ({error.strerror}); choose a folder that can be written"
         ) from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder. A process that dies, however it dies, gives it free.
+
+    Args:
+        folder: the folder, which must exist.
+
+    Raises:
+        BlockingIOError: another process works in it.
+    """
+    import fcntl
+
+    file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(
+                f"out: another process is at work in {folder}; wait for it, or choose another folder"
+            ) from None
+        yield
+    finally:
+        os.close(file)
+
+
+def is_locked(folder: Path) -> bool:
+    """Tell whether another process, or another part of this one, holds a folder's lock.
+
+    Args:
+        folder: the folder, which may be missing.
+
+    Returns:
+        Whether `locked` would fail.
+    """
+    if not (folder / ".lock").exists():
+        return False
+    try:
+        with locked(folder):
+            return False
+    except BlockingIOError:
+        return True
 
 
 def write_atomically(path: Path, content: str | bytes | Callable[[Path], None]) -> None:

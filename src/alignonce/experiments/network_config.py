@@ -2,11 +2,14 @@
 
 from typing import Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from alignonce.experiments.format_specs import KNOWN_FORMATS, canonical_format
 
 ModelName = Literal["mlp", "resnet", "vgg", "resnet18", "vit"]
 Init = Literal["he", "glorot"]
 HiddenNorm = Literal["none", "layer", "batch"]
+FORMAT_HELP = ", ".join(f"{kind.usage} ({kind.title})" for kind in KNOWN_FORMATS.values())
 
 
 class _Defaults(NamedTuple):
@@ -79,6 +82,17 @@ class NetworkConfig(BaseModel):
         description="How errors pass the scale of norm layers: exact, as in backpropagation; fixed, "
         "through its initial value, so that it is not transported either.",
     )
+
+    format: str = Field(
+        "dense",
+        description="How fixed feedback weights are stored; those of other rules stay dense. "
+        f"One of: {FORMAT_HELP}.",
+    )
+
+    @field_validator("format")
+    @classmethod
+    def _known_format(cls, spec: str) -> str:
+        return canonical_format(spec)
 
     @model_validator(mode="before")
     @classmethod

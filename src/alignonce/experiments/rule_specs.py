@@ -121,3 +121,16 @@ def parse_rule(spec: str, seed: int) -> LearningRule:
     """
     kind, value = split_rule(spec)
     return kind.build(0.0 if value is None else value, seed)
+
+
+def has_fixed_feedback(spec: str) -> bool:
+    """Tell whether a rule has one fixed feedback weight for each layer, which can be compressed.
+
+    Args:
+        spec: such as `bp`, `fa` or `soft:0.5`.
+
+    Returns:
+        False for backpropagation, direct feedback and rules whose feedback weights change.
+    """
+    rule = parse_rule(spec, 0)
+    return not (rule.evolves or isinstance(rule, Backpropagation | DirectFeedback))

@@ -8,6 +8,7 @@
 | `model.safetensors` | the trained network, feedback weights included (not after a divergence) |
 | `checkpoints/step-000000.safetensors`, ... | the network at these steps, likewise, if any were asked for |
 | `predictions.npz` | `label` and `predicted` class of each test image, in the order of the data; likewise |
+| `resume/` | all that an unfinished run needs to go on: see `resuming`; gone when it is finished |
 | `diagnostics.csv` | what a tracker measured: step, measure, layer, value; if there was one |
 | `tensorboard/` | the measurements once more, for watching the run in TensorBoard |
 | `summary.json` | how the run ended, final numbers, the data; written last |
@@ -19,11 +20,12 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,14 +33,16 @@ from pydantic import BaseModel, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from alignonce.diagnostics import Row
+from alignonce.diagnostics import Row, Tracker
 from alignonce.experiments.checkpoints import checkpoint_file, saved_steps
-from alignonce.experiments.config import RunConfig
+from alignonce.experiments.config import COMPUTING_FIELDS, RunConfig
 from alignonce.experiments.data.image_data import ImageData
-from alignonce.experiments.files import ensure_writable, write_atomically
+from alignonce.experiments.files import ensure_writable, is_locked, write_atomically
 from alignonce.experiments.metrics import Metrics
 from alignonce.experiments.models import build_run_model
 from alignonce.experiments.records import DataFacts, Environment, Summary, describe_environment, summarise
+from alignonce.experiments.resuming import ResumePoints, SaveEvery, read_identity
+from alignonce.experiments.state import model_state
 from alignonce.experiments.tasks.images import classify
 from alignonce.experiments.training import Status, TrainingResult
 
@@ -113,6 +117,46 @@ class RunFolder:
             ValueError: the file is damaged.
         """
         return _read_json(self.path / "config.json", RunConfig)
+
+    def is_free_for(self, config: RunConfig) -> bool:
+        """Tell whether no unfinished run of another configuration could still go on here.
+
+        Args:
+            config: of the run that would come here.
+
+        Returns:
+            True also if this very run is the unfinished one.
+        """
+        unfinished = read_identity(self.path)
+        return unfinished is None or unfinished["config"] == _what_is_computed(config)
+
+    def resume_points(
+        self,
+        config: RunConfig,
+        data: ImageData,
+        tracker: Tracker | None = None,
+        every: SaveEvery | None = None,
+    ) -> ResumePoints:
+        """Open the resume points of a run.
+
+        Args:
+            config: its configuration.
+            data: what it learns from.
+            tracker: what measures it on the way.
+            every: how often a point is written.
+
+        Returns:
+            The points, of which there may be none.
+
+        Raises:
+            ValueError: there are some of another run, or of another version of this package.
+        """
+        identity = {
+            "config": _what_is_computed(config),
+            "data": DataFacts.of(data).model_dump(mode="json", exclude={"source"}),
+            "tracked": {"measures": list(tracker.measures), "steps": str(tracker.steps)} if tracker else None,
+        }
+        return ResumePoints(self.path, identity, every)
 
     def save(self, config: RunConfig, data: ImageData, result: TrainingResult) -> RunRecord:
         """Write a run; what an unfinished run left here is replaced.
@@ -237,7 +281,7 @@ def find_folder(parent: Path, config: RunConfig, data: ImageData) -> RunFolder:
     """Choose the folder of a run among those of earlier runs.
 
     It is the one where this very run (same configuration, same data) is finished, if there is one; else the
-    first that holds no finished run. So nothing finished is ever overwritten.
+    first that holds no finished run, and no unfinished one that could go on. So nothing is ever overwritten.
 
     Args:
         parent: the folder of run folders.
@@ -250,7 +294,7 @@ def find_folder(parent: Path, config: RunConfig, data: ImageData) -> RunFolder:
 
     def suits(folder: RunFolder) -> bool:
         if not folder.is_finished():
-            return True
+            return folder.is_free_for(config)
         run = folder.load()
         # The source is a sentence for people, and may change while the data do not.
         return run.config == config and run.summary.data.same_as(DataFacts.of(data))
@@ -259,7 +303,7 @@ def find_folder(parent: Path, config: RunConfig, data: ImageData) -> RunFolder:
 
 
 def free_folder(parent: Path, config: RunConfig) -> RunFolder:
-    """Choose a folder for a run of its own: the first that holds no finished run.
+    """Choose a folder for a run of its own: the first that is free, or where it was interrupted.
 
     Args:
         parent: the folder of run folders.
@@ -270,7 +314,11 @@ def free_folder(parent: Path, config: RunConfig) -> RunFolder:
     """
     data = re.sub(r"[^\w.-]+", "-", Path(config.data).stem) or "data"
     names = numbered_folders(parent, f"{data}-{config.model}-{run_name(config)}")
-    return next(folder for folder in names if not folder.is_finished())
+    return next(
+        folder
+        for folder in names
+        if not folder.is_finished() and folder.is_free_for(config) and not is_locked(folder.path)
+    )
 
 
 def run_name(config: RunConfig) -> str:
@@ -280,9 +328,10 @@ def run_name(config: RunConfig) -> str:
         config: the run.
 
     Returns:
-        `RULE-seedSEED`.
+        `RULE-seedSEED`, or `RULE-FORMAT-seedSEED` if feedback weights are not dense.
     """
-    return f"{config.rule.replace(':', '-')}-seed{config.seed}"
+    format = "" if config.format == "dense" else f"-{config.format}"
+    return re.sub("[:/]", "-", f"{config.rule}{format}-seed{config.seed}")
 
 
 def numbered_folders(parent: Path, name: str) -> Iterator[RunFolder]:
@@ -301,8 +350,14 @@ def numbered_folders(parent: Path, name: str) -> Iterator[RunFolder]:
 
 
 def _save_state(file: Path, model: nn.Module) -> None:
-    state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+    state = model_state(model)
     write_atomically(file, lambda path: save_file(state, path))
+
+
+def _what_is_computed(config: RunConfig) -> dict[str, Any]:
+    """A configuration without what only says where and how."""
+    dumped = config.model_dump(mode="json", exclude=set(COMPUTING_FIELDS))
+    return dict(json.loads(json.dumps(dumped)))
 
 
 def _write_rows(path: Path, rows: Sequence[Row]) -> None:

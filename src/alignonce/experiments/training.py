@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -16,9 +17,13 @@ from alignonce.diagnostics import Row, Tracker
 from alignonce.experiments.checkpoints import checkpoint_steps
 from alignonce.experiments.config import RunConfig, TrainingConfig
 from alignonce.experiments.data.image_data import ImageData
-from alignonce.experiments.devices import device_name, pick_device
+from alignonce.experiments.devices import device_name
+from alignonce.experiments.engine import Engine
 from alignonce.experiments.metrics import Measurement, Metrics, angle_deg
+from alignonce.experiments.resuming import ResumePoints
+from alignonce.experiments.run_state import RunState, own_randomness
 from alignonce.experiments.seeds import derived_seed
+from alignonce.experiments.stopping import StopRequest
 from alignonce.experiments.tasks import ImageClassification, Task
 from alignonce.experiments.tasks.images import as_pixels, evaluate
 
@@ -59,6 +64,10 @@ class TrainingResult:
     diagnostics: Sequence[Row] = ()
 
 
+class _Stopped(Exception):
+    """SIGINT or SIGTERM came, and the step after which the run was to stop is complete."""
+
+
 class _Diverged(Exception):
     def __init__(self, step: int) -> None:
         super().__init__(f"the loss of step {step} is not finite")
@@ -73,12 +82,17 @@ def train(
     on_checkpoint: Callable[[int, nn.Module], None] = lambda step, model: None,
     tracker: Tracker | None = None,
     metrics: Metrics | None = None,
+    engine: Engine | None = None,
+    resume: ResumePoints | None = None,
 ) -> TrainingResult:
     """Train a network as configured, and measure it on the way.
 
     Initial forward weights and the order of the batches depend on the seed, never on the learning rule. A
-    loss that is NaN or infinite ends the run as `diverged`; Ctrl-C ends it as `interrupted`. Both keep what
-    was measured until then.
+    loss that is NaN or infinite ends the run as `diverged`. SIGINT (Ctrl-C) and SIGTERM end it as
+    `interrupted`, after the present step; a second one at once. Both keep what was measured until then.
+
+    Several processes each call this and get the same result; only the first calls `on_progress` and
+    `on_checkpoint`.
 
     Args:
         config: the run.
@@ -87,110 +101,156 @@ def train(
         on_checkpoint: called with the step and the network at each checkpoint of the configuration.
         tracker: called before the first step and after each; what is learnt is the same to the bit.
         metrics: where measurements go; None makes a place for them.
+        engine: what to compute with; None sets it up as configured.
+        resume: the run's resume points: it goes on from the newest and writes new ones. None writes none.
 
     Returns:
         The trained network and its measurements.
+
+    Raises:
+        ValueError: a tracker is given for a network that is spread over processes.
     """
-    device = pick_device(config.device)
+    engine = engine or Engine(config)
+    if tracker and engine.is_sharded:
+        raise ValueError("track: measures during training do not go with strategy fsdp")
     task: Task = ImageClassification(data) if isinstance(data, ImageData) else data
-    model = task.build_model(config).to(device)
-    task = task.to(device)
-    forward = torch.compile(model) if config.compile else model
-    optimizer = build_optimizer(model, config)
+    build = partial(task.build_model, config)
+    model = build()
+    forward = engine.set_up(model)
+    task = task.to(engine.device)
+    optimizer = engine.set_up_optimizer(build_optimizer(model, config))
     # Drawn on the CPU: every device sees the same batches.
-    batches = torch.Generator().manual_seed(derived_seed(config.seed, "batches"))
+    order = torch.Generator().manual_seed(derived_seed(config.seed, "batches"))
+    run = RunState(model, optimizer, order, Metrics() if metrics is None else metrics, tracker)
 
     steps_per_epoch = math.ceil(task.train_size / config.batch_size)
     total_steps = steps_per_epoch * config.epochs
     checkpoints = checkpoint_steps(config.checkpoints, total_steps)
     early = {math.ceil(part * steps_per_epoch) for part in EARLY_EPOCHS} - {steps_per_epoch}
-    metrics = Metrics() if metrics is None else metrics
     start = time.perf_counter()
     status: Status = "done"
-    step, epoch = 0, 0.0
     losses: list[Tensor] = []
-    epoch_losses: list[float] = []
-    epoch_scores: dict[str, Tensor] = {}
+
+    def learn(batch: Tensor) -> None:
+        """Make one step of training."""
+        optimizer.zero_grad()
+        for part in engine.parts(batch):
+            loss, scores = task.loss(forward, task.batch(part.examples))
+            engine.backward(forward, loss, part)
+            run.add(part, loss.detach(), scores)
+        engine.clip(forward, optimizer)
+        optimizer.step()
+        run.step += 1
+        evolve(model, run.step)
+        losses.append(run.take_loss())
+
+    def report() -> None:
+        if engine.is_first:
+            on_progress(Progress(run.step, total_steps, run.metrics.last("test_accuracy")))
 
     def collect_losses() -> None:
         """Fetch the losses that are still on the device; raise at the first that is not finite."""
-        values = torch.stack(losses).tolist() if losses else []
-        first = step - len(values) + 1
+        values = engine.mean(torch.stack(losses)).tolist() if losses else []
+        first = run.step - len(values) + 1
         losses.clear()
         for at, value in enumerate(values, start=first):
-            metrics.extend([Measurement(at, at / steps_per_epoch, "step_loss", "", value)])
+            run.metrics.extend([Measurement(at, at / steps_per_epoch, "step_loss", "", value)])
             if not math.isfinite(value):
                 raise _Diverged(at)
-        epoch_losses.extend(values)
+        run.losses.extend(values)
 
     def measure() -> None:
         """Measure the network as it is now: on test data, and its alignment layer by layer."""
-        rows = [(name, "", value) for name, value in task.evaluate(model).items()]
+        with engine.fabric.autocast():
+            rows = [(name, "", value) for name, value in task.evaluate(model).items()]
         for layer, cosine in alignment(model).items():
             rows += [("cosine", layer, cosine), ("angle_deg", layer, angle_deg(cosine))]
         rows += [("seconds", "", time.perf_counter() - start)]
-        metrics.extend([Measurement(step, epoch, *row) for row in rows])
+        run.metrics.extend(Measurement(run.step, run.step / steps_per_epoch, *row) for row in rows)
 
     def look() -> None:
         """Let the tracker and the checkpoints see the network, unless it is known to be broken by now."""
-        if step in checkpoints or (tracker and tracker.due(step)):
+        if run.step in checkpoints or (tracker and tracker.due(run.step)):
             collect_losses()
-            on_progress(Progress(step, total_steps, metrics.last("test_accuracy")))
+            report()
         if tracker:
-            tracker(step, model)
-        if step in checkpoints:
-            on_checkpoint(step, model)
+            tracker(run.step, model)
+        if run.step in checkpoints:
+            whole = engine.whole(model, build)
+            if engine.is_first:
+                on_checkpoint(run.step, whole)
 
-    try:
-        measure()
-        look()
-        for _ in range(config.epochs):
-            order = torch.randperm(task.train_size, generator=batches).to(device)
-            epoch_losses.clear()
-            epoch_scores.clear()
-
-            for examples in torch.split(order, config.batch_size):
-                loss, scores = task.loss(forward, task.batch(examples))
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                step += 1
-                evolve(model, step)
-
-                epoch = step / steps_per_epoch
-                losses.append(loss.detach())
-                for name, score in scores.items():
-                    epoch_scores[name] = epoch_scores.get(name, 0) + score
-                if len(losses) == STEPS_PER_CHECK:
-                    collect_losses()
-                    on_progress(Progress(step, total_steps, metrics.last("test_accuracy")))
-                if step in early:
-                    collect_losses()
-                    measure()
-                look()
-
+    def save_or_stop() -> None:
+        """Write a resume point if it is time for one, and stop if that was asked for."""
+        if engine.processes > 1 and losses:
+            return  # they decide together, which takes time: only where they have just exchanged losses
+        stopping = engine.any(stop.asked)
+        if resume and (stopping or engine.any(resume.due(run.step))):
             collect_losses()
-            means = {"loss": sum(epoch_losses) / len(epoch_losses)}
-            means |= {name: float(score) / task.train_size for name, score in epoch_scores.items()}
-            metrics.extend(
-                Measurement(step, epoch, f"train_{name}", "", mean) for name, mean in means.items()
-            )
-            measure()
-            on_progress(Progress(step, total_steps, metrics.last("test_accuracy")))
-        if not math.isfinite(metrics.last("test_loss") or 0.0):
-            # The very last step broke the network: no further batch is there to show it.
-            raise _Diverged(step)
-    except _Diverged as divergence:
-        status, step = "diverged", divergence.step
-    except KeyboardInterrupt:
-        status = "interrupted"
+            point = run.capture(engine, time.perf_counter() - start)
+            if engine.is_first:
+                resume.write(point)
+        if stopping:
+            raise _Stopped
+
+    with (
+        own_randomness(engine.device, derived_seed(config.seed, f"noise/{engine.fabric.global_rank}")),
+        StopRequest() as stop,
+    ):
         try:
-            collect_losses()
+            point = resume.newest() if resume else None
+            if point is None:
+                measure()
+                look()
+            else:
+                run.restore(point, engine)
+                start -= point.facts["seconds"]
+            for epoch in range(run.epoch, config.epochs):
+                run.epoch = epoch
+                done = run.step - run.epoch * steps_per_epoch
+                if done == 0:
+                    run.losses, run.scores = [], {}
+                run.order_before = order.get_state()
+                examples = torch.randperm(task.train_size, generator=order).to(engine.device)
+
+                for batch in torch.split(examples, config.batch_size)[done:]:
+                    learn(batch)
+                    if len(losses) == STEPS_PER_CHECK:
+                        collect_losses()
+                        report()
+                    if run.step in early:
+                        collect_losses()
+                        measure()
+                    look()
+                    save_or_stop()
+
+                collect_losses()
+                means = {"loss": sum(run.losses) / len(run.losses)} | run.mean_scores(engine, task.train_size)
+                run.metrics.extend(
+                    Measurement(run.step, run.step / steps_per_epoch, f"train_{name}", "", mean)
+                    for name, mean in means.items()
+                )
+                measure()
+                report()
+            if not math.isfinite(run.metrics.last("test_loss") or 0.0):
+                # The very last step broke the network: no further batch is there to show it.
+                raise _Diverged(run.step)
         except _Diverged as divergence:
-            status, step = "diverged", divergence.step
+            status, run.step = "diverged", divergence.step
+        except (_Stopped, KeyboardInterrupt) as stopped:
+            if engine.processes > 1 and isinstance(stopped, KeyboardInterrupt):
+                raise  # the other processes are elsewhere
+            status = "interrupted"
+            try:
+                collect_losses()
+            except _Diverged as divergence:
+                status, run.step = "diverged", divergence.step
     seconds = time.perf_counter() - start
+    whole = engine.whole(model, build)
     rows = tracker.rows if tracker is not None else ()
-    return TrainingResult(status, step, total_steps, seconds, device_name(device), metrics, model, rows)
+    return TrainingResult(
+        status, run.step, total_steps, seconds, device_name(engine.device), run.metrics, whole, rows
+    )
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:

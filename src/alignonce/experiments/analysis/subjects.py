@@ -14,11 +14,12 @@ from torch import nn
 from alignonce import feedback_weights
 from alignonce.experiments.analysis.material import Material
 from alignonce.experiments.checkpoints import checkpoint_file
+from alignonce.experiments.config import COMPUTING_FIELDS
 from alignonce.experiments.rule_specs import KNOWN_RULES, split_rule
 from alignonce.experiments.runs import RunFolder, RunRecord
 
 # What runs of one comparison may differ in.
-_FREE = ("rule", "seed", "device", "compile", "checkpoints")
+_FREE = {"rule", "seed", "format", "checkpoints"} | COMPUTING_FIELDS
 
 
 def find_runs(paths: Sequence[Path]) -> list[RunRecord]:
@@ -60,7 +61,7 @@ def _order(run: RunRecord) -> tuple[int, float, int]:
 
 
 def _check_alike(first: RunRecord, other: RunRecord) -> None:
-    ours, theirs = (run.config.model_dump(exclude=set(_FREE)) for run in (first, other))
+    ours, theirs = (run.config.model_dump(exclude=_FREE) for run in (first, other))
     ours["images"], theirs["images"] = (
         run.summary.data.model_dump(exclude={"source"}) for run in (first, other)
     )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from alignonce import DirectFeedback, feedback_weights, set_learning_rule
 from alignonce.experiments.config import RunConfig
+from alignonce.experiments.format_specs import parse_format
 from alignonce.experiments.models.initial_weights import initialise
 from alignonce.experiments.models.mlp import MLP
 from alignonce.experiments.models.normalise import Normalise
@@ -97,7 +98,8 @@ def build_run_model(
     rule = parse_rule(config.rule, derived_seed(config.seed, "feedback"))
     # Direct feedback must see the shapes of a batch; the other rules need none.
     inputs = torch.zeros(2, *image_shape) if isinstance(rule, DirectFeedback) else None
-    set_learning_rule(model, rule, norms=config.norms, inputs=inputs)
+    format = parse_format(config.format)
+    set_learning_rule(model, rule, format=format, norms=config.norms, inputs=inputs)
     if config.feedback_scale != 1:
         for _, _, feedback in feedback_weights(model):
             feedback.mul_(config.feedback_scale)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from alignonce.experiments.config import RunConfig
-from alignonce.experiments.files import ensure_writable, write_atomically
+from alignonce.experiments.files import ensure_writable, locked, write_atomically
 from alignonce.experiments.runs import RunFolder, numbered_folders, run_name
 from alignonce.experiments.studies.study import Cell, Study, parse_study
 
@@ -146,24 +145,12 @@ class StudyFolder:
         Raises:
             BlockingIOError: another process works here.
         """
-        import fcntl
-
-        file = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BlockingIOError(
-                    f"out: another process is running the study in {self.path}; wait for it, or choose "
-                    "another folder"
-                ) from None
+        with locked(self.path):
             yield
-        finally:
-            os.close(file)
 
     def _run_folder(self, cell: Cell, config: RunConfig) -> RunFolder:
         for folder in numbered_folders(self.path / cell.folder, run_name(config)):
-            if not folder.is_finished() or folder.config() == config:
+            if folder.config() == config if folder.is_finished() else folder.is_free_for(config):
                 return folder
         raise AssertionError("the numbers of folders have no end")
 
