@@ -11,8 +11,8 @@ class DataFacts(BaseModel):
     """Which data a run learnt from, in numbers.
 
     The names are those of images, for which there were facts first. Of other tasks, `train_images` and
-    `test_images` count examples (windows of text, rows of a table), `image_shape` is (1, 1, size of an
-    example), and `num_classes` is how many outputs there are: tokens of the vocabulary, or 1 for a regression.
+    `test_images` count examples. Text: windows of `image_shape` (1, 1, tokens), and `num_classes` tokens in
+    the vocabulary. Tables: rows of `image_shape` (columns, 1, 1); `num_classes` is 1 for a regression.
     """
 
     model_config = ConfigDict(frozen=True)

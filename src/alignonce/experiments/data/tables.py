@@ -57,8 +57,7 @@ def load_table(name: str, *, limit: int | None = None) -> TableData:
         load: Callable[[], Any] = getattr(importlib.import_module("sklearn.datasets"), _LOADERS[name])
     except ImportError as error:
         raise DataUnavailable(
-            f"the tables are scikit-learn's, which is missing ({error}); "
-            "pip install 'alignonce[experiments]'"
+            f"the tables are scikit-learn's, which is missing ({error}); pip install 'alignonce[experiments]'"
         ) from error
     bunch = load()
     inputs = torch.from_numpy(np.asarray(bunch.data, dtype=np.float32))
@@ -70,7 +69,10 @@ def load_table(name: str, *, limit: int | None = None) -> TableData:
         classes: tuple[str, ...] = ()
     else:
         train, test = stratified_split(bunch.target)
-        targets, classes = torch.from_numpy(bunch.target.astype(np.int64)), tuple(map(str, bunch.target_names))
+        targets, classes = (
+            torch.from_numpy(bunch.target.astype(np.int64)),
+            tuple(map(str, bunch.target_names)),
+        )
     train, test = train[:limit], test[:limit]
     return TableData(
         name, f"scikit-learn's {name} data",

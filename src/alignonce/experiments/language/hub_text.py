@@ -108,7 +108,9 @@ def _texts(rows: Iterable[dict[str, Any]], source: str) -> Iterator[bytes]:
     for row in rows:
         text = row.get(_COLUMN)
         if not isinstance(text, str):
-            raise ValueError(f"{source}: there must be a column {_COLUMN!r} of texts, got columns {list(row)}")
+            raise ValueError(
+                f"{source}: there must be a column {_COLUMN!r} of texts, got columns {list(row)}"
+            )
         if text.strip():
             yield text.encode()
 

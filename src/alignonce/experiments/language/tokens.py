@@ -58,7 +58,11 @@ class ByteTokens:
 
     def encode(self, text: bytes) -> Tensor:
         """See `Tokens`; uint8."""
-        return torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else torch.zeros(0, dtype=torch.uint8)
+        return (
+            torch.frombuffer(bytearray(text), dtype=torch.uint8)
+            if text
+            else torch.zeros(0, dtype=torch.uint8)
+        )
 
     def decode(self, tokens: Sequence[int]) -> bytes:
         """See `Tokens`."""

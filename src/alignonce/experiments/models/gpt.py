@@ -1,6 +1,5 @@
 """A small GPT: a transformer that continues a sequence of tokens."""
 
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -72,7 +71,7 @@ class GPT(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens, int64 (batch, n), n at most `context`, to logits, (batch, n, vocabulary)."""
-        x = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]]
+        x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1], device=tokens.device))
         return self.head(self.norm(self.blocks(x)))
 
     def draw_embeddings(self, generator: torch.Generator) -> None:

@@ -31,5 +31,5 @@ def shape_of(config: RunConfig, source: Source) -> DataShape:
     Raises:
         ValueError: the data are not known, and not to be had.
     """
-    data = source.load(config)
+    data = source.load_images(config)
     return DataShape(len(data.train_labels), len(data.test_labels), data.image_shape, data.num_classes)

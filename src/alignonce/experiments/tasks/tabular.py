@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from alignonce.experiments.config import RunConfig
 from alignonce.experiments.data.tables import TableData
 from alignonce.experiments.data_facts import DataFacts
-from alignonce.experiments.models.building import build_table_model
+from alignonce.experiments.models.building import build_run_model
 from alignonce.experiments.tasks.task import Forward
 
 
@@ -20,7 +20,7 @@ from alignonce.experiments.tasks.task import Forward
 class Tabular:
     """Learning a table; see `Task` for what the methods are.
 
-    A regression's loss is the mean squared error of the standardised target, so that predicting the mean
+    To the network a row is an image of one pixel, with a channel for each column. A regression's loss is the mean squared error of the standardised target, so that predicting the mean
     costs 1 on the training rows.
     """
 
@@ -35,9 +35,13 @@ class Tabular:
             source=data.source,
             train_images=len(data.train_inputs),
             test_images=len(data.test_inputs),
-            image_shape=(1, 1, data.train_inputs.shape[1]),
+            image_shape=self._shape,
             num_classes=max(1, len(data.classes)),
         )
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        return self.data.train_inputs.shape[1], 1, 1
 
     def save_beside(self, folder: Path) -> None:
         """There is nothing to write beside the network."""
@@ -54,14 +58,14 @@ class Tabular:
 
     def build_model(self, config: RunConfig) -> nn.Module:
         """Build the perceptron that the configuration describes; its first part standardises the columns."""
-        inputs = self.data.train_inputs
-        return build_table_model(
-            config, inputs.shape[1], self.facts.num_classes, inputs.mean(0), inputs.std(0, correction=0)
+        rows = self.data.train_inputs
+        return build_run_model(
+            config, self._shape, self.facts.num_classes, rows.mean(dim=0), rows.std(dim=0, correction=0)
         )
 
     def batch(self, examples: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows, (n, columns), and targets, (n,)."""
-        return self.data.train_inputs[examples], self.data.train_targets[examples]
+        """Rows, (n, columns, 1, 1), and targets, (n,)."""
+        return _as_pixels(self.data.train_inputs[examples]), self.data.train_targets[examples]
 
     def loss(self, forward: Forward, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error; for classes, mean cross-entropy in nats, and how many answers are right."""
@@ -78,9 +82,13 @@ class Tabular:
         was_training = model.training
         model.eval()
         targets = self.data.test_targets
-        loss, scores = self.loss(model, (self.data.test_inputs, targets))
+        loss, scores = self.loss(model, (_as_pixels(self.data.test_inputs), targets))
         model.train(was_training)
         measured = {"test_loss": float(loss)}
         if self.data.classes:
             return measured | {"test_accuracy": int(scores["accuracy"]) / len(targets)}
         return measured | {"test_r2": 1 - float(loss / targets.var(correction=0))}
+
+
+def _as_pixels(rows: Tensor) -> Tensor:
+    return rows[:, :, None, None]
