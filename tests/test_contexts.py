@@ -267,6 +267,21 @@ def test_vmap_over_stacked_models_gives_each_model_its_own_feedback(kind: Kind) 
 
 @every_kind
 @vmap_warnings
+def test_backward_outside_vmap_gives_each_model_the_gradients_of_its_own(kind: Kind) -> None:
+    models, x = [kind.model(SoftAlignment(0.5, seed), seed) for seed in range(3)], kind.input().detach()
+    parameters, buffers = stack_module_state(models)
+    base = copy.deepcopy(models[0]).to("meta")
+
+    def loss(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
+        return functional_call(base, (parameters, buffers), (x,)).cos().sum()
+
+    vmap(loss, (0, 0, None))(parameters, buffers, x).sum().backward()
+    for i, model in enumerate(models):
+        close([p.grad[i] for p in parameters.values()], gradients(model(x), model))
+
+
+@every_kind
+@vmap_warnings
 def test_gradients_of_single_samples_are_those_of_batches_of_one(kind: Kind) -> None:
     model, x = kind.model(), kind.input().detach()
     parameters = {k: p.detach() for k, p in model.named_parameters()}

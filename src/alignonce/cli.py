@@ -23,6 +23,7 @@ from alignonce.commands.analyse import analyse
 from alignonce.commands.audit import audit
 from alignonce.commands.common import INTERRUPTED, OK, USER_ERROR
 from alignonce.commands.compare import compare
+from alignonce.commands.report import report, reproduce
 from alignonce.commands.sample import sample
 from alignonce.commands.train import train
 from alignonce.experiments.config import TASK_DEFAULTS
@@ -37,13 +38,15 @@ _EPILOG = """commands:
   analyse   measure saved runs: what learning did, and what the result withstands
   sample    let a trained language model write
   study     many runs, described in one file: run them, see how far they are
+  report    the report of a study: what its numbers say about each claim of the paper
+  reproduce test every claim of the paper on real data, and write the report
 
 examples:
   alignonce compare
   alignonce train --rule soft:0.5 --out runs/mine
   alignonce audit --rule fa
   alignonce analyse runs/compare
-  alignonce study run quick
+  alignonce reproduce
 
 All options of a command: alignonce COMMAND --help
 """
@@ -63,6 +66,8 @@ COMMANDS: dict[str, Callable[..., int] | dict[str, Callable[..., int]]] = {
     "audit": audit,
     "analyse": analyse,
     "sample": sample,
+    "reproduce": reproduce,
+    "report": report,
     "study": {"run": study.run, "status": study.status, "schema": study.schema},
 }
 

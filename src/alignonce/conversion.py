@@ -15,8 +15,8 @@ import alignonce.recurrent  # noqa: F401  (both make their kinds of layers known
 from alignonce import direct
 from alignonce.direct import DirectFeedback
 from alignonce.formats import Dense, FeedbackFormat
+from alignonce.formats.base import gathered
 from alignonce.formats.compressed import CompressedFeedback, HeldFeedback, as_matrix
-from alignonce.functional import gathered
 from alignonce.layers import (
     FeedbackLayer,
     computes_like,

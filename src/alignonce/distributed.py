@@ -7,8 +7,8 @@ by construction, since they depend on a seed and a name: :func:`keep_feedback_lo
 weights when the layer runs, twice in a step: in the forward pass, and again in the backward pass. Feedback
 weights are buffers, of which it would leave a whole copy in each process. :func:`shard` does better:
 
-- a dense feedback weight is spread as its forward weight is, and gathered in the backward pass, where the
-  error is multiplied by it;
+- a dense feedback weight, in any precision, is spread as its forward weight is, and gathered in the backward
+  pass, where the error is multiplied by it;
 - a compressed one stays whole in each process: it is small, and needs no communication at all;
 - a layer with a feedback weight does not gather its forward weight again in the backward pass, which never
   reads it.
@@ -24,9 +24,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from alignonce.formats import Dense
+from alignonce.formats.compressed import CompressedFeedback
 from alignonce.layers import FeedbackLayer, feedback_name, layer_kind, previous_name
 
 if TYPE_CHECKING:
@@ -51,7 +54,7 @@ def keep_feedback_local(model: nn.Module) -> None:
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
 
 
-def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
+def shard(model: nn.Module, mesh: DeviceMesh, dtype: torch.dtype | None = None) -> nn.Module:
     """Spread a model over the processes of a mesh, in place; make its optimiser afterwards.
 
     Each process must have built the same model under the same learning rule. Each layer with a forward weight
@@ -60,6 +63,8 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
     Args:
         model: the model, on the mesh's device, under a learning rule with fixed feedback weights or none.
         mesh: of one dimension.
+        dtype: what layers' weights are gathered in, where autocast computes in it; None is their own. Shards,
+            and sums of gradients, keep their own.
 
     Returns:
         The same model. Its forward and feedback weights are ``DTensor`` s between forward passes.
@@ -68,11 +73,12 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
         ValueError: if the learning rule changes feedback weights in learning or is direct feedback, neither
             of which reaches weights that are spread.
     """
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     _check_rules(model)
+    policy = MixedPrecisionPolicy(dtype, reduce_dtype=dtype and torch.float32, cast_forward_inputs=False)
     for layer in _layers_of_their_own(model):
-        fully_shard(layer, mesh=mesh)
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
         if isinstance(layer, FeedbackLayer):
             layer.register_forward_pre_hook(_gather_backward_only_if_exact)
     fully_shard(model, mesh=mesh)
@@ -159,9 +165,15 @@ def _spread_feedback(model: nn.Module, mesh: DeviceMesh) -> None:
         if not isinstance(layer, FeedbackLayer) or layer.is_norm:
             continue
         for name in layer.present_names(layer):
+            holder: nn.Module = layer
             buffer = feedback_name(name)
-            whole = layer._buffers.get(buffer)
-            if isinstance(whole, Tensor):
+            feedback = getattr(layer, buffer)
+            if isinstance(feedback, CompressedFeedback):
+                if not isinstance(feedback.format, Dense):
+                    continue  # small
+                holder, buffer = feedback, "values"
+            whole = holder.get_buffer(buffer)
+            if not hasattr(whole, "full_tensor"):
                 if id(whole) not in spread:
                     spread[id(whole)] = distribute_tensor(whole, mesh, [Shard(0)], src_data_rank=None)
-                layer._buffers[buffer] = spread[id(whole)]
+                holder._buffers[buffer] = spread[id(whole)]

@@ -23,9 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from alignonce.carrying import CarryBilinear, CarryConvolution, CarryLinear
+from alignonce.formats.base import gathered
 from alignonce.formats.compressed import Feedback
 
-__all__ = ["Feedback", "bilinear", "conv", "conv_transpose", "gathered", "linear", "substitute"]
+__all__ = ["Feedback", "bilinear", "conv", "conv_transpose", "linear", "substitute"]
 
 Size = int | Sequence[int]
 
@@ -181,19 +182,6 @@ def substitute(tensor: Tensor, value: Tensor) -> Tensor:
     return _apply(_Substitute, tensor, value)
 
 
-def gathered(tensor: Tensor) -> Tensor:
-    """A weight that is spread over processes (:mod:`alignonce.distributed`), whole; any other as it is.
-
-    Args:
-        tensor: a tensor; if it is a ``DTensor``, all processes that it is spread over must call this.
-
-    Returns:
-        A plain tensor.
-    """
-    # By the method and not by the class, whose import takes longer than that of the rest of this package.
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-
-
 class _Substitute(torch.autograd.Function):
     generate_vmap_rule = True
 
@@ -220,10 +208,9 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        input, weight, _, feedback = inputs
-        ctx.save_for_backward(
-            input if weight.requires_grad else None, feedback if input.requires_grad else None
-        )
+        input, _, _, feedback = inputs
+        needs_input, needs_weight, *_ = ctx.needs_input_grad
+        ctx.save_for_backward(input if needs_weight else None, feedback if needs_input else None)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

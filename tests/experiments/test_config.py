@@ -63,6 +63,8 @@ def test_bad_rule_values_are_refused(spec, message):
         {"limit": 0},
         {"seed": -1},
         {"no_such_option": 1},
+        {"depths": 1},
+        {"epochs": None},
     ],
 )
 def test_bad_values_and_unknown_options_are_refused_by_name(bad):
@@ -84,6 +86,7 @@ def test_saved_configuration_says_what_was_left_to_default():
     vit = RunConfig(model="vit")
     assert (vit.depth, vit.width, vit.heads, vit.init) == (6, 192, 3, "glorot")
     assert (RunConfig().init, RunConfig().heads) == ("he", None)
+    assert [RunConfig(model="vit", width=width).heads for width in (32, 64, 128)] == [1, 1, 2]
 
 
 def test_configuration_survives_json():

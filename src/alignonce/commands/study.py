@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -22,6 +22,10 @@ def run(
     study: tyro.conf.Positional[str],
     out: Path | None = None,
     workers: int | None = None,
+    executor: Literal["local", "ray"] = "local",
+    address: str | None = None,
+    cpus: int = 1,
+    gpus: float = 0.0,
     dry_run: bool = False,
     cache: Path | None = None,
     hub: bool = True,
@@ -35,13 +39,18 @@ def run(
     For example:
       alignonce study run quick
       alignonce study run my-study.yaml --workers 4 --out runs/mine
+      alignonce study run paper --executor ray --address auto --gpus 0.5
       alignonce study run paper --dry-run             # how many runs, how long, how large
       tensorboard --logdir runs/quick                 # in another terminal: watch
 
     Args:
         study: A study file (YAML), or the name of a shipped study: quick, paper, depth.
         out: Folder for the results. None: runs/NAME-OF-THE-STUDY.
-        workers: Runs at a time. None: one for each core, or one if there is a GPU.
+        workers: Runs at a time, on this machine. None: one for each core, or one if there is a GPU.
+        executor: Where to run: in processes on this machine, or spread over a Ray cluster.
+        address: Of the Ray cluster, such as auto or ray://head:10001. None: start Ray on this machine.
+        cpus: CPUs that each run asks of the Ray cluster.
+        gpus: GPUs that each run asks of the Ray cluster; 0.25 puts four runs on one.
         dry_run: Only count the runs, and estimate time and disk.
         cache: Folder where downloaded data sets are kept.
         hub: Whether a data set that is not on this machine may be downloaded.
@@ -66,7 +75,12 @@ def run(
     from alignonce.experiments.studies.jobs import Source
 
     folder = StudyFolder(place)
-    result = run_study(loaded, folder, Source(cache, hub), console, workers=workers)
+    spread = None
+    if executor == "ray":
+        from alignonce.experiments.studies.cluster import Cluster
+
+        spread = Cluster(folder.path, address, cpus, gpus)
+    result = run_study(loaded, folder, Source(cache, hub), console, workers=workers, executor=spread)
     return tell(result, folder, console)
 
 

@@ -139,9 +139,8 @@ def comparison_table(runs: Sequence[RunRecord]) -> Table:
     seeds = "means over seeds ± sample deviation; " if several else ""
     score = score_of(runs[0].metrics)
     train = "train acc." if score is ACCURACY else "train loss"
-    table = Table(
-        caption=seeds + _CAPTION.format(train=train), caption_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )  # fmt: skip
+    caption = seeds + _CAPTION.format(train=train)
+    table = Table(caption=caption, caption_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("rule", no_wrap=True)
     for column in (score.column, train, "angle W, B", "seconds"):
         table.add_column(column, justify="right", no_wrap=True)

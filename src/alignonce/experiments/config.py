@@ -7,16 +7,21 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from alignonce import DirectFeedback
+from alignonce.experiments.data.known import KNOWN_DATA
 from alignonce.experiments.network_config import NetworkConfig
 from alignonce.experiments.rule_specs import KNOWN_RULES, canonical_rule, has_fixed_feedback, parse_rule
 
+DATA_HELP = (
+    f"Data set. images: {', '.join(KNOWN_DATA)}, hub:OWNER/NAME, or the path of a folder or an .npz file. "
+    "lm: python-stdlib, hub:OWNER/NAME, or the path of a text file or a folder. tabular: diabetes (a number), "
+    "breast-cancer or wine (classes)."
+)
 DEFAULT_RULES = ("bp", "fa", "soft:0.25", "soft:0.5", "soft:0.75", "soft:1")
 RULE_HELP = ", ".join(f"{kind.usage} ({kind.title})" for kind in KNOWN_RULES.values())
 # What decides which data a run learns from.
 DATA_FIELDS = frozenset({"task", "data", "limit", "context", "vocabulary"})
 # How a run is computed, not what is computed: an unfinished run may go on with others of these.
 COMPUTING_FIELDS = frozenset({"device", "compile", "accumulate", "strategy", "devices", "num_nodes"})
-
 
 TaskName = Literal["images", "lm", "tabular"]
 # What stands where a configuration leaves these out.
@@ -40,12 +45,7 @@ class TaskConfig(NetworkConfig):
         description="What is learnt: classes of images; lm, to continue text; tabular, to tell a number or a "
         "class from the rows of a table. Some defaults depend on it.",
     )
-    data: str = Field(
-        "fashion-mnist",
-        min_length=1,
-        description="images: a data set, such as fashion-mnist or digits. lm: python-stdlib, a text file, a "
-        "folder, or hub:OWNER/NAME. tabular: diabetes (a number), breast-cancer or wine (classes).",
-    )
+    data: str = Field("fashion-mnist", min_length=1, description=DATA_HELP)
     batch_size: int = Field(128, ge=1, description="Examples in a batch.")
 
     @model_validator(mode="before")

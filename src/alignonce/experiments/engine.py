@@ -24,6 +24,7 @@ from alignonce.experiments.devices import pick_device
 from alignonce.experiments.state import model_state
 
 _PRECISION: Any = {"32": "32-true", "bf16-mixed": "bf16-mixed", "16-mixed": "16-mixed"}
+_GATHERED_IN = {"32": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 _T = TypeVar("_T")
 
 
@@ -74,7 +75,8 @@ class Engine:
         return "auto"
 
     def _shard(self, model: nn.Module, mesh: DeviceMesh) -> nn.Module:
-        return shard(model.to(self.fabric.device), mesh["data_parallel"])
+        model = model.to(self.fabric.device)
+        return shard(model, mesh["data_parallel"], _GATHERED_IN[self.config.precision])
 
     def set_up(self, model: nn.Module) -> _FabricModule:
         """Move a network to its device, and spread it over the processes, in place.

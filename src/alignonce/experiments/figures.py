@@ -88,7 +88,7 @@ def rule_color(spec: str) -> str:
 
 
 def comparison_figure(runs: Sequence[RunRecord]) -> Figure:
-    """Draw a comparison: the score (such as test accuracy) by rule, learning curves, and alignment angles over training.
+    """Draw a comparison: the score (test accuracy, ...) by rule, learning curves, angles over training.
 
     With several seeds, marks and lines are means over the seeds; each seed's own score is a small mark.
 

@@ -117,14 +117,14 @@ class Metrics:
         """
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.reader(file)
-            if tuple(next(reader, ())) != COLUMNS:
-                raise ValueError(f"{path} must begin with the columns {','.join(COLUMNS)}")
             try:
+                if tuple(next(reader, ())) != COLUMNS:
+                    raise ValueError(f"it must begin with the columns {','.join(COLUMNS)}")
                 return cls(
                     Measurement(int(step), float(epoch), metric, layer, float(value))
                     for step, epoch, metric, layer, value in reader
                 )
-            except ValueError as error:
+            except (ValueError, csv.Error) as error:
                 raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
 
 

@@ -52,8 +52,8 @@ class NetworkConfig(BaseModel):
     model: ModelName = Field(
         "mlp",
         description="Network: a ReLU multilayer perceptron; a small residual CNN with BatchNorm; VGG with "
-        "BatchNorm; ResNet-18; a vision transformer with patches of 4x4 pixels; an LSTM that reads images row "
-        "by row; a GPT, for text.",
+        "BatchNorm; ResNet-18; a vision transformer with patches of 4x4 pixels; an LSTM that reads an image "
+        "row by row; a GPT, for text.",
     )
     depth: int | None = Field(
         None,
@@ -83,7 +83,7 @@ class NetworkConfig(BaseModel):
     heads: int | None = Field(
         None,
         ge=1,
-        description="vit, gpt: attention heads, a divisor of the width. Left out: one per 64 (gpt: 32) of it.",
+        description="vit, gpt: attention heads, a divisor of the width. Left out: one per 64 (32) of it.",
     )
     context: int = Field(128, ge=1, description="gpt: tokens that the network sees at once.")
     vocabulary: int = Field(
@@ -113,13 +113,14 @@ class NetworkConfig(BaseModel):
         if not isinstance(values, dict) or values.get("model", "mlp") not in _DEFAULTS:
             return values
         model = values.get("model", "mlp")
-        given = {name: value for name, value in values.items() if value is not None}
-        filled = {**values, **_DEFAULTS[model]._asdict(), **given}
-        del filled["depths"]
-        head_width = filled.pop("head_width")
-        if head_width and filled.get("heads") is None and isinstance(filled["width"], int):
-            filled["heads"] = max(1, filled["width"] // head_width)
-        return filled
+        default = _DEFAULTS[model]
+        defaults: dict[str, Any] = {"depth": default.depth, "width": default.width, "init": default.init}
+        if default.head_width:
+            given = values.get("width")
+            defaults["heads"] = max(
+                1, (given if isinstance(given, int) else default.width) // default.head_width
+            )
+        return values | {name: value for name, value in defaults.items() if values.get(name) is None}
 
     @model_validator(mode="after")
     def _options_of_the_model(self) -> Self:

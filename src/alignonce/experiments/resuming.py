@@ -187,8 +187,8 @@ def read_identity(run: Path) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        version, identity = found["format"], found["run"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        version, identity = found["format"], dict(found["run"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(
             f"{file} cannot be read ({error}); remove the folder it is in to begin anew"
         ) from error
@@ -197,7 +197,7 @@ def read_identity(run: Path) -> dict[str, Any] | None:
             f"{file.parent} was written in format {version!r}, and this version of alignonce reads format "
             f"{FORMAT}: go on with the version that wrote it, or choose another folder"
         )
-    return dict(identity)
+    return identity
 
 
 def _points(folder: Path) -> list[Path]:

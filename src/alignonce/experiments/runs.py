@@ -197,6 +197,18 @@ class RunFolder:
         write_atomically(self.path / "summary.json", _as_json(summary))
         return RunRecord(self.path, config, environment, result.metrics, summary)
 
+    def environment(self) -> Environment:
+        """Read what the run was computed with.
+
+        Returns:
+            Versions, machine and time.
+
+        Raises:
+            FileNotFoundError: there is no run in the folder.
+            ValueError: the file is damaged.
+        """
+        return _read_json(self.path / "environment.json", Environment)
+
     def load(self) -> RunRecord:
         """Read a run.
 
@@ -210,7 +222,7 @@ class RunFolder:
         return RunRecord(
             self.path,
             self.config(),
-            _read_json(self.path / "environment.json", Environment),
+            self.environment(),
             Metrics.read_csv(self.path / "metrics.csv"),
             summary,
         )
@@ -383,7 +395,7 @@ def _as_json(values: BaseModel) -> str:
 
 def _read_json(path: Path, kind: type[_Model]) -> _Model:
     try:
-        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+        return kind.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole file"

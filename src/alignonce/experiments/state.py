@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alignonce.functional import gathered
+from alignonce.formats.base import gathered
 
 
 def model_state(model: nn.Module) -> dict[str, Tensor]:

@@ -74,6 +74,19 @@ class FeedbackFormat(ABC):
 DECOMPRESSED = "decompressed at each step"
 
 
+def gathered(tensor: Tensor) -> Tensor:
+    """A weight that is spread over processes (:mod:`alignonce.distributed`), whole; any other as it is.
+
+    Args:
+        tensor: a tensor; if it is a ``DTensor``, all processes that it is spread over must call this.
+
+    Returns:
+        A plain tensor.
+    """
+    # By the method and not by the class, whose import takes longer than that of the rest of this package.
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
 def rescaled(tensor: Tensor, approximation: Tensor, matrix: Tensor) -> Tensor:
     """``tensor`` times ‖matrix‖ / ‖approximation‖."""
     return tensor * (torch.linalg.vector_norm(matrix) / torch.linalg.vector_norm(approximation))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alignonce.formats.base import FeedbackFormat, Stored, check_dtype, dtype_name
+from alignonce.formats.base import FeedbackFormat, Stored, check_dtype, dtype_name, gathered
 
 __all__ = ["Dense"]
 
@@ -35,11 +35,12 @@ class Dense(FeedbackFormat):
 
     def dense(self, stored: Stored, shape: tuple[int, int]) -> Tensor:
         """The stored matrix itself."""
-        return stored[0]
+        return gathered(stored[0])
 
     def product(self, error: Tensor, stored: Stored, shape: tuple[int, int]) -> Tensor:
         """One product in the stored dtype."""
-        return error.to(stored[0].dtype) @ stored[0]
+        values = gathered(stored[0])
+        return error.to(values.dtype) @ values
 
     @property
     def label(self) -> str:

@@ -153,7 +153,7 @@ def test_class_of_one_example_cannot_be_split():
 
 @pytest.mark.parametrize("name", ["mnist", "", "no/such/folder", "missing.npz"])
 def test_unknown_name_lists_the_known_ones(name):
-    with pytest.raises(ValueError, match=r'"fashion-mnist", "digits", "hub:owner/name".*got ') as caught:
+    with pytest.raises(ValueError, match=r'digits, fashion-mnist, .*"hub:owner/name".*got ') as caught:
         load_data(name)
     assert repr(name) in str(caught.value)
 

@@ -28,7 +28,6 @@ from alignonce.experiments.data.image_data import ImageData
 from alignonce.experiments.data_facts import DataFacts
 from alignonce.experiments.devices import pick_device
 from alignonce.experiments.files import ensure_writable, write_atomically
-
 from alignonce.experiments.runs import RunRecord
 
 

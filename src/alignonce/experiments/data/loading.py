@@ -18,6 +18,7 @@ from alignonce.experiments.data.image_data import (
     stack_images,
     stratified_split,
 )
+from alignonce.experiments.data.known import KNOWN_DATA, KnownData
 from alignonce.experiments.data.storage import load_npz
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ def load_data(
     """Load labelled images into memory.
 
     Args:
-        name: "fashion-mnist"; "digits" (scikit-learn's, 8x8, divided 80/20); the path of an .npz file;
+        name: "fashion-mnist"; "digits" (scikit-learn's, 8x8, divided 80/20); "svhn", "cifar10", "cifar100",
+            "stl10" or "tiny-imagenet", from a folder of this name in the cache, in the hub's format or of
+            images, or else from a hub; the path of an .npz file;
             the path of a folder of images (train/<class>/ and test/<class>/, or <class>/, divided 80/20),
             or of a folder that the datasets library opens or wrote; or "hub:owner/name", a data set on a hub.
         cache: Where fetched data are kept; by default $ALIGNONCE_DATA, or else ~/.cache/alignonce.
@@ -92,18 +95,42 @@ def _load_whole(name: str, cache: Path, hub: bool) -> ImageData:
         return _load_digits()
     if name.startswith("hub:"):
         return load_from_hub(name.removeprefix("hub:"), cache, hub=hub)
+    if name in KNOWN_DATA:
+        return _load_known(KNOWN_DATA[name], cache, hub)
     path = Path(name).expanduser()
     if path.suffix == ".npz" and path.is_file():
         return load_npz(path, path.stem, f"the file {path}")
     if name and path.is_dir():  # an empty name would be the working directory
-        called = path.resolve().name
-        if _is_image_folder(path):
-            return _load_image_folder(path, called)
-        return load_hub_folder(path, called, f"the folder {path}")
+        return _load_folder(path, path.resolve().name)
     raise ValueError(
-        f'name must be "fashion-mnist", "digits", "hub:owner/name", or the path of an existing .npz file '
+        f'name must be {", ".join(KNOWN_DATA)}, "hub:owner/name", or the path of an existing .npz file '
         f"or folder; got {name!r}, which is none of them"
     )
+
+
+def _load_known(known: KnownData, cache: Path, hub: bool) -> ImageData:
+    """Load a data set of the hub by its short name: from a folder of this name in the cache, or the hub."""
+    hub_id = known.hub_id or ""
+    owner, repository, *configuration = hub_id.split("/")
+    folder = cache / known.name
+    if folder.is_dir():
+        # In the hub's repositories, a configuration's files lie in a folder of its name.
+        within = folder.joinpath(*configuration)
+        return _load_folder(within if within.is_dir() else folder, known.name)
+    try:
+        return replace(load_from_hub(hub_id, cache, hub=hub), name=known.name)
+    except DataUnavailable as error:
+        raise DataUnavailable(
+            f"{known.name}: there is no folder {folder}, and {error}. Where a hub is in reach, "
+            f"`hf download {owner}/{repository} --repo-type dataset --local-dir {known.name}` makes that "
+            "folder; copy it to its place here"
+        ) from error
+
+
+def _load_folder(folder: Path, name: str) -> ImageData:
+    if _is_image_folder(folder):
+        return _load_image_folder(folder, name)
+    return load_hub_folder(folder, name, f"the folder {folder}")
 
 
 def _load_digits() -> ImageData:

@@ -21,7 +21,7 @@ class Tokens(Protocol):
 
     @property
     def byte_lengths(self) -> Tensor:
-        """How many bytes each token stands for, (size,), so that losses can be compared across vocabularies."""
+        """How many bytes each token stands for, (size,): so losses of several vocabularies compare."""
 
     def encode(self, text: bytes) -> Tensor:
         """Turn text into tokens.

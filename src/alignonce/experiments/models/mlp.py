@@ -50,7 +50,7 @@ class MLP(nn.Module):
         """Map (batch, channels, height, width) to logits, (batch, outputs)."""
         x = x.flatten(1)
         for i in range(1, self.depth + 1):
-            h = torch.relu(self.get_submodule(f"norm{i}")(self.get_submodule(f"hidden{i}")(x)))
+            h = torch.relu(getattr(self, f"norm{i}")(getattr(self, f"hidden{i}")(x)))
             x = x + h if self.shortcuts and i > 1 else h
         return self.output(x)
 
@@ -63,6 +63,6 @@ class MLP(nn.Module):
         """
         if self.shortcuts:
             for i in range(2, self.depth + 1):
-                norm = self.get_submodule(f"norm{i}")
-                scaled = self.get_submodule(f"hidden{i}") if isinstance(norm, nn.Identity) else norm
-                scaled.get_parameter("weight").div_(self.depth)
+                norm = getattr(self, f"norm{i}")
+                scaled = getattr(self, f"hidden{i}") if isinstance(norm, nn.Identity) else norm
+                scaled.weight.div_(self.depth)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -71,6 +71,20 @@ class Train:
     folder: Path
     source: Source
 
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """None: a run depends on its configuration and its data alone."""
+        return ()
+
+    @property
+    def output(self) -> Path:
+        """The folder of the run."""
+        return self.folder
+
+    def moved(self, old: Path, new: Path) -> Train:
+        """Make the same job in another place."""
+        return replace(self, folder=new / self.folder.relative_to(old))
+
     def __call__(self) -> None:
         """Train."""
         train_and_save(self.config, self.source.load(self.config), RunFolder(self.folder))
@@ -85,6 +99,21 @@ class Measure:
     plan: AnalysisPlan
     out: Path
     source: Source
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """The runs, and what was measured of them before."""
+        return (*self.runs, self.out)
+
+    @property
+    def output(self) -> Path:
+        """The folder of the measurements."""
+        return self.out
+
+    def moved(self, old: Path, new: Path) -> Measure:
+        """Make the same job in another place."""
+        runs = tuple(new / run.relative_to(old) for run in self.runs)
+        return replace(self, runs=runs, out=new / self.out.relative_to(old))
 
     def __call__(self) -> None:
         """Measure.

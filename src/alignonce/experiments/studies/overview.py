@@ -20,14 +20,15 @@ def cell_table(folder: StudyFolder, study: Study) -> Table:
         study: the study.
 
     Returns:
-        A line for each cell, a column for each rule: the mean score over the seeds done (test accuracy in percent),
-        `x` for each diverged run, `.` for each that is still to be done.
+        A line for each cell, a column for each rule: the mean score over the seeds done,
+        accuracy in percent, `x` for each diverged run, `.` for each that is still to be done.
     """
     states = folder.states(study)
     rules = list(dict.fromkeys(run.config.rule for run, _ in states))
     cells = list(dict.fromkeys(run.cell for run, _ in states))
     table = Table(
-        caption="mean test accuracy (%), bits per byte or variance explained over finished seeds; x: a diverged run; .: one still to be done",
+        caption="mean over finished seeds of test accuracy (%), or of what else the task is scored by; "
+        "x: a diverged run; .: one still to be done",
         caption_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0),
     )  # fmt: skip
     table.add_column("part and setting")

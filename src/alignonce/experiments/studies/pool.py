@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +21,25 @@ class Job(Protocol):
     @property
     def name(self) -> str:
         """For people."""
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """Folders that it reads, besides the data set."""
+
+    @property
+    def output(self) -> Path:
+        """The folder that it writes."""
+
+    def moved(self, old: Path, new: Path) -> Job:
+        """Make the same job in another place.
+
+        Args:
+            old: the folder of the study.
+            new: what takes its place.
+
+        Returns:
+            The job.
+        """
 
     def __call__(self) -> None:
         """Do it.
@@ -56,9 +76,9 @@ def run_in_processes(
         workers: processes.
         on_start: called when a job begins.
         on_end: called when a job has ended, with the reason if it failed.
-        threads: of torch in each worker; None shares the cores of the machine out.
+        threads: of torch in each worker; None shares out those that torch would take here.
     """
-    threads = threads or max(1, (os.cpu_count() or 1) // workers)
+    threads = threads or max(1, torch.get_num_threads() // workers)
     waiting = list(jobs)
     while waiting:
         waiting, suspects = _run_until_a_worker_dies(waiting, workers, threads, on_start, on_end)
@@ -84,7 +104,7 @@ def _run_until_a_worker_dies(
         while waiting or running:
             # No more than can run at once: so it is known which jobs were in progress when a worker died.
             while waiting and len(running) < workers:
-                running[pool.submit(_do, waiting[0])] = waiting[0]
+                running[pool.submit(attempt, waiting[0])] = waiting[0]
                 on_start(waiting.pop(0))
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
@@ -102,7 +122,15 @@ def _run_until_a_worker_dies(
     return waiting, list(running.values())
 
 
-def _do(job: Job) -> str | None:
+def attempt(job: Job) -> str | None:
+    """Do a job.
+
+    Args:
+        job: what to do.
+
+    Returns:
+        Why it failed, in one line; None if it did not.
+    """
     try:
         job()
     except Exception as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from alignonce.experiments.config import RunConfig
+from alignonce.experiments.data.known import KNOWN_DATA
 from alignonce.experiments.studies.jobs import Source
 
 
@@ -31,5 +32,8 @@ def shape_of(config: RunConfig, source: Source) -> DataShape:
     Raises:
         ValueError: the data are not known, and not to be had.
     """
+    known = KNOWN_DATA.get(config.data)
+    if known is not None:
+        return DataShape(known.train_images, known.test_images, known.image_shape, known.num_classes)
     data = source.load_images(config)
     return DataShape(len(data.train_labels), len(data.test_labels), data.image_shape, data.num_classes)

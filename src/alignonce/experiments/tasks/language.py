@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alignonce.experiments.config import RunConfig
-from alignonce.experiments.models.building import build_language_model
 from alignonce.experiments.data_facts import DataFacts
+from alignonce.experiments.models.building import build_language_model
 from alignonce.experiments.tasks.task import Forward
 
 if TYPE_CHECKING:

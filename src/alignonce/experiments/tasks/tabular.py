@@ -20,8 +20,8 @@ from alignonce.experiments.tasks.task import Forward
 class Tabular:
     """Learning a table; see `Task` for what the methods are.
 
-    To the network a row is an image of one pixel, with a channel for each column. A regression's loss is the mean squared error of the standardised target, so that predicting the mean
-    costs 1 on the training rows.
+    To the network a row is an image of one pixel, with a channel for each column. A regression's loss is the
+    mean squared error of the standardised target, so that predicting the mean costs 1 on the training rows.
     """
 
     data: TableData

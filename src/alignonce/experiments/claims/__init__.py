@@ -1,0 +1,24 @@
+"""The claims of the paper, put to the numbers of a study: supported, not supported, or inconclusive.
+
+findings = evaluate(evidence)
+write_findings(findings, Path("claims.csv"))
+"""
+
+from alignonce.experiments.claims.catalogue import CLAIMS
+from alignonce.experiments.claims.claims_alignment import ALL_COSINES
+from alignonce.experiments.claims.evaluation import evaluate
+from alignonce.experiments.claims.finding import VERDICTS, Claim, Finding, Verdict
+from alignonce.experiments.claims.tables import findings_markdown, findings_table, write_findings
+
+__all__ = [
+    "ALL_COSINES",
+    "CLAIMS",
+    "VERDICTS",
+    "Claim",
+    "Finding",
+    "Verdict",
+    "evaluate",
+    "findings_markdown",
+    "findings_table",
+    "write_findings",
+]

@@ -1,0 +1,141 @@
+"""Claims about alignment: what more of it brings, and whether it lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from scipy.stats import rankdata  # type: ignore[import-untyped]
+
+from alignonce.experiments.claims.finding import Claim
+from alignonce.experiments.claims.numbers import ACCURACY, Numbers, Place, Quantity
+from alignonce.experiments.claims.questions import Answer, Question
+from alignonce.experiments.claims.samples import Samples, Term, weighted_sum
+from alignonce.experiments.rule_specs import split_rule
+
+ALL_COSINES = "soft"
+"""The rule of a finding that takes random feedback and all cosines of soft alignment together."""
+COSINE_MARGIN = 0.1
+"""How much the mean cosine of W and B may fall during training and still be called kept."""
+
+
+def _cosines(numbers: Numbers, place: Place) -> dict[float, str]:
+    """The rules that differ in nothing but the cosine of W and B at the start, by cosine."""
+    found = {}
+    for rule in numbers.rules(place):
+        kind, value = split_rule(rule)
+        if kind.name == "fa":
+            found[0.0] = rule
+        elif kind.name == "soft" and value is not None:
+            found[value] = rule
+    return dict(sorted(found.items()))
+
+
+def _rank_correlations(numbers: Numbers) -> Iterator[Answer]:
+    for place in numbers.places:
+        cosines = _cosines(numbers, place)
+        if len(cosines) < 3:
+            continue
+        values: dict[int, float] = {}
+        notes: list[str] = []
+        for seed in sorted({seed for rule in cosines.values() for seed in numbers.seeds(place, rule)}):
+            facts = {cosine: numbers.one(place, rule, seed, ACCURACY) for cosine, rule in cosines.items()}
+            accuracy = {cosine: fact.value for cosine, fact in facts.items() if fact is not None}
+            if len(accuracy) < len(cosines):
+                notes.append(f"seed {seed} left out: not all cosines were run")
+            elif len(set(accuracy.values())) == 1:
+                notes.append(f"seed {seed} left out: all accuracies are the same")
+            else:
+                values[seed] = spearman(accuracy)
+        yield Answer(place, ALL_COSINES, Samples(values, None, tuple(notes)))
+
+
+def spearman(points: Mapping[float, float]) -> float:
+    """Spearman's rank correlation.
+
+    Args:
+        points: x and y; neither all alike.
+
+    Returns:
+        In [-1, 1].
+    """
+    x, y = rankdata(list(points.keys())), rankdata(list(points.values()))
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+RISES_WITH_COSINE = Question(
+    Claim(
+        "accuracy-rises-with-cosine", "Cosine",
+        "The better the “alignment between forward and feedback weights”, the better the network learns.",
+        "Spearman's rank correlation, within each seed, of test accuracy and the cosine of W and B at the "
+        "start; random feedback counts as 0. 1 means that each step up in cosine is a step up in accuracy.",
+        "rank correlation of accuracy and cosine", 0.0, "", "above", "rank correlation",
+    ),
+    _rank_correlations,
+)  # fmt: skip
+
+
+def _saturation(numbers: Numbers) -> Iterator[Answer]:
+    for place in numbers.places:
+        cosines = _cosines(numbers, place)
+        between = [cosine for cosine in cosines if 0 < cosine < 1]
+        if not between or not {0.0, 1.0} <= set(cosines):
+            continue
+        middle = min(between, key=lambda cosine: abs(cosine - 0.5))
+        first, second = 100 / middle, 100 / (1 - middle)
+        weights = {0.0: -first, middle: first + second, 1.0: -second}
+        samples = weighted_sum(
+            numbers, [Term(weight, place, cosines[cosine], ACCURACY) for cosine, weight in weights.items()]
+        )
+        if samples is not None:
+            yield Answer(place, ALL_COSINES, samples)
+
+
+SATURATES = Question(
+    Claim(
+        "accuracy-saturates", "Cosine",
+        "Accuracy saturates: a moderate alignment already brings most of the gain.",
+        "Gain in test accuracy per unit of cosine from 0 (random feedback) to the cosine nearest to 0.5, "
+        "less the gain per unit from there to 1.",
+        "difference of slopes", 0.0, "points per unit of cosine",
+    ),
+    _saturation,
+)  # fmt: skip
+
+
+def _alignment_change(numbers: Numbers) -> Iterator[Answer]:
+    for place in numbers.places:
+        for rule in numbers.rules(place):
+            values = {}
+            for seed in numbers.seeds(place, rule):
+                changes = list(_layer_changes(numbers, place, rule, seed))
+                if changes:
+                    values[seed] = float(np.mean(changes))
+            if values and rule != "bp":
+                yield Answer(place, rule, Samples(values))
+
+
+def _layer_changes(numbers: Numbers, place: Place, rule: str, seed: int) -> Iterator[float]:
+    for layer in numbers.layers(place, rule, seed, "run", "cosine"):
+        facts = numbers.all(place, rule, seed, Quantity("run", "cosine", layer))
+        ordered = sorted(
+            (float(fact.setting.removeprefix("epoch=")), fact.value)
+            for fact in facts
+            if np.isfinite(fact.value)
+        )
+        if len(ordered) > 1:
+            yield ordered[-1][1] - ordered[0][1]
+
+
+ALIGNMENT_LASTS = Question(
+    Claim(
+        "alignment-lasts", "Alignment",
+        "Aligned once, forward and feedback weights stay aligned while the network learns.",
+        "Cosine of W and B at the end of training less that at the start, mean over layers. It is kept if it "
+        f"falls by less than {COSINE_MARGIN:g}.",
+        "change of cosine", -COSINE_MARGIN, "",
+    ),
+    _alignment_change,
+)  # fmt: skip
+
+ALIGNMENT_QUESTIONS = (RISES_WITH_COSINE, SATURATES, ALIGNMENT_LASTS)

@@ -1,0 +1,57 @@
+"""From the numbers of a study to its findings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from alignonce.experiments.claims.catalogue import QUESTIONS
+from alignonce.experiments.claims.finding import Finding
+from alignonce.experiments.claims.numbers import Numbers
+from alignonce.experiments.claims.questions import Question
+from alignonce.experiments.claims.verdicts import judge
+from alignonce.experiments.seeds import derived_seed
+from alignonce.experiments.studies.evidence import Evidence
+
+
+def evaluate(
+    evidence: Evidence,
+    *,
+    seed: int = 0,
+    resamples: int = 2000,
+    on_progress: Callable[[int, int], None] | None = None,
+    questions: Sequence[Question] = QUESTIONS,
+) -> list[Finding]:
+    """Judge every claim for every rule, in every part and cell that has what it takes.
+
+    A claim whose rules or measures are missing gives no finding. Each interval is of 95% for its own finding:
+    among many, some miss by chance, and no correction is made.
+
+    Args:
+        evidence: the numbers of a study.
+        seed: of the bootstrap. A finding's interval depends on it and on its own numbers only.
+        resamples: of the bootstrap.
+        on_progress: called with the number of claims done and of all.
+        questions: what to ask.
+
+    Returns:
+        The findings, in the order of the claims.
+
+    Raises:
+        ValueError: `resamples` is less than 100.
+    """
+    if resamples < 100:
+        raise ValueError(f"resamples must be at least 100, got {resamples}")
+    numbers = Numbers(evidence)
+    findings = []
+    for done, question in enumerate(questions, start=1):
+        for answer in question.answers(numbers):
+            purpose = "|".join((question.claim.id, *answer.place, answer.rule))
+            generator = np.random.default_rng(derived_seed(seed, purpose))
+            findings.append(
+                judge(question.claim, answer.place, answer.rule, answer.samples, resamples, generator)
+            )
+        if on_progress is not None:
+            on_progress(done, len(questions))
+    return findings

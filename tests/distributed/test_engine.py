@@ -1,0 +1,209 @@
+"""DDP and FSDP2 on two processes learn as one process does, and send no more than they must."""
+
+import math
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+from two_processes import Sent, run_in_two_processes
+
+from alignonce import alignment, audit_weight_transport, exact_gradients
+from alignonce.experiments.compare import train_and_save
+from alignonce.experiments.engine import Engine
+from alignonce.experiments.models import build_run_model
+from alignonce.experiments.runs import RunFolder
+from alignonce.experiments.tasks.images import as_pixels
+from alignonce.experiments.training import build_optimizer, train
+from experiments.small_runs import made_data, small_config, without_time
+
+RULES = [
+    {"rule": "bp"},
+    {"rule": "fa"},
+    {"rule": "soft:0.5"},
+    {"rule": "soft:0.5", "format": "low-rank:1/8"},
+    {"rule": "soft:0.5", "format": "bf16"},
+]
+STRATEGIES = ("ddp", "fsdp")
+
+
+def config_of(**changes):
+    return small_config(**({"width": 63, "epochs": 1} | changes))
+
+
+def spread(config, strategy):
+    return config.model_copy(update={"devices": 2, "strategy": strategy})
+
+
+def built(config):
+    data = made_data()
+    return build_run_model(config, data.image_shape, data.num_classes, data.mean, data.std)
+
+
+def size(tensors):
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def learn_alike(rank):
+    data = made_data()
+    for changes in [*RULES, {"rule": "fa", "accumulate": 3, "clip": 0.5}, {"rule": "fa", "batch_size": 199}]:
+        one = train(config_of(**changes), data)
+        for strategy in STRATEGIES:
+            two = train(spread(config_of(**changes), strategy), data)
+            assert two.status == "done"
+            assert len(without_time(two.metrics)) == len(without_time(one.metrics))
+            for ours, theirs in zip(without_time(two.metrics), without_time(one.metrics), strict=True):
+                assert ours[:4] == theirs[:4]
+                assert math.isclose(ours.value, theirs.value, rel_tol=1e-4, abs_tol=1e-5), (ours, theirs)
+            state = one.model.state_dict()
+            for name, value in two.model.state_dict().items():
+                assert torch.allclose(value, state[name], atol=1e-4), (strategy, changes, name)
+
+
+def learn_alike_in_mixed_precision(rank):
+    data = made_data()
+    for changes in RULES:
+        config = config_of(precision="bf16-mixed", **changes)
+        one = train(config, data).metrics.series("step_loss")[1]
+        for strategy in STRATEGIES:
+            two = train(spread(config, strategy), data).metrics.series("step_loss")[1]
+            assert two == pytest.approx(one, rel=0.02, abs=0.02), (strategy, changes)
+
+
+def audits(rank):
+    data = made_data()
+    x = as_pixels(data.train_images[:8])
+    for changes in RULES:
+        for strategy in STRATEGIES:
+            config = spread(config_of(**changes), strategy)
+            engine, model = Engine(config), built(config)
+            forward = engine.set_up(model)
+            report = audit_weight_transport(model, x, lambda y: F.cross_entropy(y, data.train_labels[:8]))
+            assert report.free_of_transport == (config.rule != "bp"), f"{changes} {strategy}: {report}"
+            # It left the network as it was: exact gradients are backpropagation's, and it goes on learning.
+            with exact_gradients(model):
+                F.cross_entropy(forward(x), data.train_labels[:8]).backward()
+            plain = built(config_of(rule="bp"))
+            F.cross_entropy(plain(x), data.train_labels[:8]).backward()
+            for p, q in zip(model.parameters(), plain.parameters(), strict=True):
+                grad = p.grad.full_tensor() if strategy == "fsdp" else p.grad
+                assert torch.allclose(grad, q.grad, atol=1e-6), f"{changes} {strategy}"
+            optimizer = build_optimizer(model, config)
+            F.cross_entropy(forward(x), data.train_labels[:8]).backward()
+            optimizer.step()
+            assert alignment(model).keys() == alignment(built(config)).keys()
+
+
+def count_what_is_sent(rank):
+    data = made_data()
+    batch = as_pixels(data.train_images[rank::2]), data.train_labels[rank::2]
+
+    def a_step(config):
+        engine, model = Engine(config), built(config)
+        with Sent() as at_start:
+            forward = engine.set_up(model)
+        with Sent() as in_step:
+            for _ in range(2):
+                in_step.bytes.clear()
+                engine.fabric.backward(F.cross_entropy(forward(batch[0]), batch[1]))
+        return at_start, in_step.bytes, model
+
+    plain = built(config_of(rule="bp"))
+    weights = size(plain.parameters())
+    for changes in RULES:
+        config = config_of(**changes)
+        # DDP: gradients and nothing else, feedback weights not even at the start.
+        at_start, in_step, _ = a_step(spread(config, "ddp"))
+        assert in_step == {"allreduce": weights}
+        shared = size(b for n, b in plain.named_buffers())
+        assert at_start.bytes["broadcast"] == weights + shared
+    # FSDP2: of each weight a process lacks the other's half, once forwards and once backwards.
+    layers = {name: layer for name, layer in plain.named_modules() if isinstance(layer, torch.nn.Linear)}
+    matrices = size(layer.weight for layer in layers.values())
+    _, bp, _ = a_step(spread(config_of(rule="bp"), "fsdp"))
+    _, dense, model = a_step(spread(config_of(rule="soft:0.5"), "fsdp"))
+    _, low, low_model = a_step(spread(config_of(rule="soft:0.5", format="sign"), "fsdp"))
+    padding = 0.06  # a row more in one process than in the other
+    assert bp["gather"] == pytest.approx(weights, rel=padding)
+    # B in place of W, but not for the first layer, which sends no error on.
+    first = size([layers["net.hidden1"].weight])
+    assert dense["gather"] == pytest.approx(weights / 2 + (matrices - first) / 2, rel=padding)
+    assert low["gather"] == pytest.approx(weights / 2, rel=padding)
+    assert bp["scatter"] == dense["scatter"] == low["scatter"] == pytest.approx(weights / 2, rel=padding)
+    # What a process holds: half of W and of a dense B; all of a compressed one, which is smaller.
+    half = size(p.to_local() for p in model.parameters())
+    assert half == pytest.approx(weights / 2, rel=padding)
+    dense_b = [b.to_local() for n, b in model.named_buffers() if n.endswith("feedback")]
+    assert len(dense_b) == 3
+    assert size(dense_b) == pytest.approx(matrices / 2, rel=padding)
+    signs = size(b for n, b in low_model.named_buffers() if ".feedback." in n)
+    assert signs < matrices / 16
+
+
+def resume_elsewhere(rank, folder):
+    data = made_data()
+    config = config_of(rule="soft:0.5", epochs=6)
+    whole = train(config, data)
+
+    def stop(progress):
+        if progress.step >= 20:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def points(changed):
+        return RunFolder(folder / strategy).resume_points(changed, data)
+
+    # From one process to two, and back to one: the order of the examples and all states go on.
+    for strategy in STRATEGIES:
+        (folder / strategy).mkdir(exist_ok=True)
+        many = spread(config, strategy)
+        first = train(many, data, stop, resume=points(many))
+        assert first.status == "interrupted", first.status
+        again = train(many, data, resume=points(many))
+        assert again.status == "done"
+        Engine(many).wait_for_all()
+        alone = train(config, data, resume=points(config)) if rank == 0 else again
+        for result in (again, alone):
+            for metric in ("step_loss", "test_loss", "train_accuracy"):
+                ours, theirs = result.metrics.series(metric)[1], whole.metrics.series(metric)[1]
+                assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4), (strategy, metric)
+        Engine(many).wait_for_all()
+    # Each process normalises over its own part of the batch: another number of them learns something else.
+    norms = spread(config_of(rule="fa", model="resnet", width=4, epochs=6), "ddp")
+    strategy = "norms"
+    (folder / strategy).mkdir(exist_ok=True)
+    assert train(norms, data, stop, resume=points(norms)).status == "interrupted"
+    alone = norms.model_copy(update={"devices": 1, "strategy": "auto"})
+    with pytest.raises(ValueError, match="the run was on 2 processes, now there are 1"):
+        train(alone, data, resume=points(alone))
+
+
+def save_once(rank, folder):
+    data = made_data()
+    for strategy in STRATEGIES:
+        config = spread(config_of(rule="soft:0.5", checkpoints=3), strategy)
+        record = train_and_save(config, data, RunFolder(folder / strategy), engine=Engine(config))
+        assert record.summary.status == "done"
+        assert RunFolder(folder / strategy).checkpoint_steps() == [0, 4, 7]
+        assert (
+            RunFolder(folder / strategy).load_model().state_dict().keys() == built(config).state_dict().keys()
+        )
+    bad = spread(config_of(rule="kp"), "fsdp")
+    with pytest.raises(ValueError, match="changes feedback weights in learning"):
+        train(bad, data)
+    with pytest.raises(ValueError, match="direct feedback does not go with sharding"):
+        train(spread(config_of(rule="dfa"), "fsdp"), data)
+
+
+def everything(rank: int, folder: Path) -> None:
+    learn_alike(rank)
+    learn_alike_in_mixed_precision(rank)
+    audits(rank)
+    count_what_is_sent(rank)
+    resume_elsewhere(rank, folder)
+    save_once(rank, folder)
+
+
+def test_two_processes_do_what_one_does(tmp_path):
+    run_in_two_processes(everything, tmp_path)

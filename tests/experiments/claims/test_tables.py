@@ -1,0 +1,40 @@
+"""Findings written down."""
+
+import csv
+
+from rich.console import Console
+
+from alignonce.experiments.claims import evaluate, findings_markdown, findings_table, write_findings
+from experiments.claims.made_evidence import accuracies
+
+EVIDENCE = accuracies({"bp": [0.9, 0.91], "fa": [0.3, 0.31], "soft:0.5": [0.9, 0.911]})
+
+
+def test_csv_reads_back_exactly(tmp_path):
+    findings = evaluate(EVIDENCE, resamples=100)
+    write_findings(findings, tmp_path / "claims.csv")
+    with (tmp_path / "claims.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["estimate"]) for row in rows] == [f.estimate for f in findings]
+    assert [row["verdict"] for row in rows] == [f.verdict for f in findings]
+    values = dict(pair.split("=") for pair in rows[0]["per_seed"].split())
+    assert {int(seed): float(value) for seed, value in values.items()} == findings[0].per_seed
+
+
+def test_markdown_has_a_row_for_each_claim_and_a_column_for_each_rule():
+    lines = findings_markdown(evaluate(EVIDENCE, resamples=100)).splitlines()
+    assert lines[0].startswith("| claim | where | fa | soft:0.5 |")
+    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+    assert "✗ -60" in lines[2]
+
+
+def test_markdown_of_nothing_is_empty():
+    assert findings_markdown([]) == ""
+
+
+def test_the_terminal_shows_a_sign_for_each_verdict():
+    console = Console(width=100, record=True)
+    console.print(findings_table(evaluate(EVIDENCE, resamples=100)))
+    line = next(line for line in console.export_text().splitlines() if "accuracy-near-bp" in line)
+    assert "✗" in line
+    assert "✓" in line or "?" in line
