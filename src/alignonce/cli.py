@@ -79,7 +79,10 @@ def _with_defaults_of_task(command: Callable[..., int], args: Sequence[str]) -> 
     config = inspect.signature(command, eval_str=True).parameters.get("config")
     if config is None or task not in TASK_DEFAULTS:
         return command
-    return partial(command, config=config.annotation.__origin__(task=task))
+    # Not validated: what depends on other arguments must stay open until all are known.
+    kind = config.annotation.__origin__
+    defaults = {name: value for name, value in TASK_DEFAULTS[task].items() if name in kind.model_fields}
+    return partial(command, config=kind.model_construct(task=task, **defaults))
 
 
 def main(args: Sequence[str] | None = None) -> int:

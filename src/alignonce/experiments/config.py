@@ -13,8 +13,8 @@ from alignonce.experiments.rule_specs import KNOWN_RULES, canonical_rule, has_fi
 
 DATA_HELP = (
     f"Data set. images: {', '.join(KNOWN_DATA)}, hub:OWNER/NAME, or the path of a folder or an .npz file. "
-    "lm: python-stdlib, hub:OWNER/NAME, or the path of a text file or a folder. tabular: diabetes (a number), "
-    "breast-cancer or wine (classes)."
+    "lm: python-stdlib, hub:OWNER/NAME, or the path of a text file or a folder. "
+    "tabular: diabetes (a number), breast-cancer or wine (classes)."
 )
 DEFAULT_RULES = ("bp", "fa", "soft:0.25", "soft:0.5", "soft:0.75", "soft:1")
 RULE_HELP = ", ".join(f"{kind.usage} ({kind.title})" for kind in KNOWN_RULES.values())
@@ -25,7 +25,7 @@ COMPUTING_FIELDS = frozenset({"device", "compile", "accumulate", "strategy", "de
 
 TaskName = Literal["images", "lm", "tabular"]
 # What stands where a configuration leaves these out.
-TASK_DEFAULTS: Mapping[TaskName, Mapping[str, Any]] = MappingProxyType({
+TASK_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
     "images": {},
     "lm": {
         "model": "gpt", "data": "python-stdlib", "limit": 4800, "epochs": 1, "batch_size": 8,

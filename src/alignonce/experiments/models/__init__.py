@@ -1,7 +1,8 @@
 """The networks that the experiments train.
 
 All but the GPT, which takes tokens, take raw pixels in [0, 1], shape (batch, channels, height, width), and
-return logits, shape (batch, classes). Normalisation is part of the network, so that whoever perturbs its input does so in pixels.
+return logits, shape (batch, classes). Normalisation is part of the network, so that whoever perturbs its
+input does so in pixels.
 """
 
 from alignonce.experiments.models.building import build_language_model, build_model, build_run_model
