@@ -30,7 +30,7 @@ def test_byte_pairs_lose_nothing_of_any_text(pairs, text):
 
 
 def test_byte_pairs_are_fewer_than_bytes(pairs):
-    assert len(pairs.byte_lengths) == 300
+    assert 256 < len(pairs.byte_lengths) <= 300
     assert len(pairs.encode(TEXT)) < len(TEXT) / 3
 
 

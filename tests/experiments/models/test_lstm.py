@@ -1,6 +1,7 @@
 import torch
-from small_runs import made_data, small_config
 
+from alignonce.experiments.config import RunConfig
+from alignonce.experiments.data import load_data
 from alignonce.experiments.models import RowLSTM
 from alignonce.experiments.training import train
 
@@ -14,9 +15,10 @@ def test_rows_are_read_from_top_to_bottom():
 
 
 def test_recurrent_network_learns_without_weight_transport():
-    config = small_config(
-        model="lstm", depth=1, width=24, rule="soft:0.5", epochs=6, learning_rate=0.01, batch_size=16
-    )
-    result = train(config, made_data())
+    config = RunConfig(
+        data="digits", model="lstm", width=32, rule="soft:0.5", epochs=8, learning_rate=0.01, batch_size=64,
+        device="cpu",
+    )  # fmt: skip
+    result = train(config, load_data("digits"))
     assert result.metrics.last("test_accuracy") > 0.8
     assert result.metrics.layers("cosine") == ["net.lstm.weight_ih_l0", "net.lstm.weight_hh_l0", "net.head"]
