@@ -6,9 +6,12 @@ Modules that import torch or matplotlib are imported by the command that needs t
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import tyro
@@ -21,7 +24,9 @@ from alignonce.commands.audit import audit
 from alignonce.commands.common import INTERRUPTED, OK, USER_ERROR
 from alignonce.commands.compare import compare
 from alignonce.commands.report import report, reproduce
+from alignonce.commands.sample import sample
 from alignonce.commands.train import train
+from alignonce.experiments.config import TASK_DEFAULTS
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -31,6 +36,7 @@ _EPILOG = """commands:
   train     train one network under one learning rule; a run folder
   audit     find out by experiment whether the backward pass reads forward weights
   analyse   measure saved runs: what learning did, and what the result withstands
+  sample    let a trained language model write
   study     many runs, described in one file: run them, see how far they are
   report    the report of a study: what its numbers say about each claim of the paper
   reproduce test every claim of the paper on real data, and write the report
@@ -59,10 +65,24 @@ COMMANDS: dict[str, Callable[..., int] | dict[str, Callable[..., int]]] = {
     "train": train,
     "audit": audit,
     "analyse": analyse,
+    "sample": sample,
     "reproduce": reproduce,
     "report": report,
     "study": {"run": study.run, "status": study.status, "schema": study.schema},
 }
+
+
+def _with_defaults_of_task(command: Callable[..., int], args: Sequence[str]) -> Callable[..., int]:
+    """Give a command the defaults of the task that its arguments name, for them to stand in --help too."""
+    task = next((value for name, value in pairwise(args) if name == "--task"), "images")
+    task = next((arg.removeprefix("--task=") for arg in args if arg.startswith("--task=")), task)
+    config = inspect.signature(command, eval_str=True).parameters.get("config")
+    if config is None or task not in TASK_DEFAULTS:
+        return command
+    # Not validated: what depends on other arguments must stay open until all are known.
+    kind = config.annotation.__origin__
+    defaults = {name: value for name, value in TASK_DEFAULTS[task].items() if name in kind.model_fields}
+    return partial(command, config=kind.model_construct(task=task, **defaults))
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -89,7 +109,7 @@ def main(args: Sequence[str] | None = None) -> int:
         chosen, prog = COMMANDS[command], f"alignonce {command}"
         if isinstance(chosen, dict):
             return tyro.extras.subcommand_cli_from_dict(chosen, prog=prog, args=args[1:])
-        code: int = tyro.cli(chosen, prog=prog, args=args[1:])
+        code: int = tyro.cli(_with_defaults_of_task(chosen, args), prog=prog, args=args[1:])
         return code
     except ValidationError as error:
         message = "; ".join(_explain(detail) for detail in error.errors())

@@ -8,19 +8,16 @@ from typing import Annotated
 import tyro
 from pydantic import Field, field_validator
 
-from alignonce.commands.common import FOUND_TRANSPORT, OK, data_line, load_images
-from alignonce.experiments.config import RULE_HELP, RunConfig
-from alignonce.experiments.network_config import NetworkConfig
+from alignonce.commands.common import FOUND_TRANSPORT, OK, data_line, load_data_of
+from alignonce.experiments.config import RULE_HELP, RunConfig, TaskConfig
 from alignonce.experiments.rule_specs import canonical_rule
 
 
-class AuditConfig(NetworkConfig):
+class AuditConfig(TaskConfig):
     """What to audit."""
 
     rule: str = Field("soft:0.5", description=f"Learning rule: {RULE_HELP}.")
     seed: int = Field(0, ge=0, description="Seed of forward and feedback weights.")
-    data: str = Field("fashion-mnist", min_length=1, description="Data set that the batch comes from.")
-    batch_size: int = Field(128, ge=1, description="Images in the batch.")
 
     @field_validator("rule")
     @classmethod
@@ -41,6 +38,7 @@ def audit(
       alignonce audit --rule bp               # backpropagation does transport weights
       alignonce audit --model resnet          # BatchNorm reads its own scale
       alignonce audit --model resnet --norms fixed
+      alignonce audit --task lm --rule mirror --norms fixed
 
     Args:
         config: what to audit.
@@ -50,18 +48,19 @@ def audit(
     Returns:
         The exit code.
     """
-    from torch.nn import functional as F
+    import torch
 
     from alignonce import audit_weight_transport
-    from alignonce.experiments.models import build_run_model
-    from alignonce.experiments.training import as_pixels
+    from alignonce.experiments.tasks.loading import as_task, facts_of
 
-    data = load_images(config.data, cache, hub, config.batch_size)
-    run = RunConfig(**{name: value for name, value in config if name in RunConfig.model_fields})
-    model = build_run_model(run, data.image_shape, data.num_classes, data.mean, data.std)
-    images, labels = as_pixels(data.train_images), data.train_labels
-    print(data_line(data))
-    report = audit_weight_transport(model, images, lambda logits: F.cross_entropy(logits, labels))
+    run = RunConfig(**config.model_dump(), limit=config.batch_size)
+    data = load_data_of(run, cache, hub)
+    task = as_task(data)
+    inputs, targets = task.batch(torch.arange(task.train_size))
+    print(data_line(facts_of(data), run.task))
+    report = audit_weight_transport(
+        task.build_model(run), inputs, lambda outputs: task.loss(lambda _: outputs, (inputs, targets))[0]
+    )
     print(report)
     if config.has_norms and config.norms == "exact":
         print(

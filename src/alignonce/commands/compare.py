@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from alignonce.commands.common import INTERRUPTED, OK, data_line, load_images
+from alignonce.commands.common import INTERRUPTED, OK, data_line, load_data_of
 from alignonce.experiments.config import CompareConfig
 
 
@@ -27,6 +27,7 @@ def compare(
       alignonce compare
       alignonce compare --rules bp fa soft:0.5 --seeds 0 1 2 --epochs 10
       alignonce compare --data digits --depth 3 --out runs/digits
+      alignonce compare --task lm --rules bp fa soft:1 dfa --out runs/language
 
     Args:
         config: what to compare.
@@ -42,11 +43,12 @@ def compare(
     from alignonce.experiments.compare import compare as run_comparison
     from alignonce.experiments.compare import comparison_table
     from alignonce.experiments.files import ensure_writable
+    from alignonce.experiments.tasks.loading import facts_of
 
     ensure_writable(out)
-    data = load_images(config.data, cache, hub, config.limit)
+    data = load_data_of(config, cache, hub)
     console = Console()
-    print(data_line(data))
+    print(data_line(facts_of(data), config.task))
     result = run_comparison(config, data, out, console)
     console.print(comparison_table(result.runs))
     if result.skipped:

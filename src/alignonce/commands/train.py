@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from alignonce.commands.common import INTERRUPTED, OK, data_line, load_images
+from alignonce.commands.common import INTERRUPTED, OK, data_line, load_data_of
 from alignonce.experiments.config import RunConfig
 
 
@@ -33,6 +33,9 @@ def train(
       alignonce train --rule fa --model resnet --epochs 3 --learning-rate 1e-3
       alignonce train --data digits --depth 2 --rule soft:0.75 --out runs/digits-soft
       alignonce train --checkpoints 5 --track alignment gradients flow --track-every 20
+      alignonce train --task lm --rule soft:1                          # a small GPT on Python's sources
+      alignonce train --task lm --data my/texts --vocabulary 4096
+      alignonce train --task tabular --data wine
       alignonce train --devices 2 --strategy fsdp --format low-rank:1/8 --precision bf16-mixed
 
     Args:
@@ -54,6 +57,7 @@ def train(
     from alignonce.experiments.engine import Engine
     from alignonce.experiments.resuming import SaveEvery
     from alignonce.experiments.runs import RunFolder, free_folder
+    from alignonce.experiments.tasks.loading import facts_of
     from alignonce.experiments.tracking import build_tracker
 
     every = SaveEvery(save_every, save_every_steps)
@@ -63,9 +67,9 @@ def train(
         folder = folder if out is not None else free_folder(Path("runs"), config)
         folder.prepare()
     folder = engine.from_first(folder)
-    data = load_images(config.data, cache, hub, config.limit)
+    data = load_data_of(config, cache, hub)
     console = Console(quiet=not engine.is_first)
-    console.print(data_line(data), highlight=False, soft_wrap=True)
+    console.print(data_line(facts_of(data), config.task), highlight=False, soft_wrap=True)
     tracker = build_tracker(track, track_every, config, data) if track else None
     run = train_and_save(config, data, folder, console, tracker, engine=engine, every=every)
     console.print(comparison_table([run]))

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import TypeVar
 
 from rich.box import SIMPLE_HEAD
@@ -16,7 +16,6 @@ from rich.table import Table
 from alignonce.diagnostics import Tracker
 from alignonce.experiments.checkpoints import remove_checkpoints
 from alignonce.experiments.config import CompareConfig, RunConfig, TrainingConfig
-from alignonce.experiments.data.image_data import ImageData
 from alignonce.experiments.devices import pick_device
 from alignonce.experiments.engine import Engine
 from alignonce.experiments.figures import comparison_figure, rule_label, save_figure
@@ -25,14 +24,16 @@ from alignonce.experiments.live import live_metrics
 from alignonce.experiments.progress import RunBars
 from alignonce.experiments.resuming import SaveEvery
 from alignonce.experiments.runs import RunFolder, RunRecord, find_folder
+from alignonce.experiments.scores import ACCURACY, score_of
+from alignonce.experiments.tasks.loading import Learnable, facts_of
 from alignonce.experiments.training import train
 
 CSV_COLUMNS = (
     "rule", "seed", "status", "test_accuracy", "test_loss", "train_accuracy", "train_loss",
-    "mean_angle_deg", "step", "total_steps", "seconds", "folder",
+    "mean_angle_deg", "step", "total_steps", "seconds", "folder", "test_bits_per_byte", "test_r2",
 )  # fmt: skip
 
-_CAPTION = "train acc.: mean over the last epoch; angle: mean over layers, at the end"
+_CAPTION = "{train}: mean over the last epoch; angle: mean over layers, at the end"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Comparison:
     interrupted: bool
 
 
-def compare(config: CompareConfig, data: ImageData, out: Path, console: Console | None = None) -> Comparison:
+def compare(config: CompareConfig, data: Learnable, out: Path, console: Console | None = None) -> Comparison:
     """Train under each rule and seed, and write runs, `compare.csv`, `compare.png` and `compare.pdf`.
 
     A run that `out` already holds finished, with the same configuration and data, is not done again; an
@@ -97,7 +98,7 @@ def compare(config: CompareConfig, data: ImageData, out: Path, console: Console 
 
 def train_and_save(
     config: RunConfig,
-    data: ImageData,
+    data: Learnable,
     folder: RunFolder,
     console: Console | None = None,
     tracker: Tracker | None = None,
@@ -125,7 +126,7 @@ def train_and_save(
 
 
 def comparison_table(runs: Sequence[RunRecord]) -> Table:
-    """Tabulate runs, one line per rule; accuracies are means over the seeds, with their sample deviation.
+    """Tabulate runs, one line per rule; scores are means over the seeds, with their sample deviation.
 
     Args:
         runs: the runs.
@@ -136,9 +137,12 @@ def comparison_table(runs: Sequence[RunRecord]) -> Table:
     rules = list(dict.fromkeys(run.config.rule for run in runs))
     several = len({run.config.seed for run in runs}) > 1
     seeds = "means over seeds ± sample deviation; " if several else ""
-    table = Table(caption=seeds + _CAPTION, caption_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    score = score_of(runs[0].metrics)
+    train = "train acc." if score is ACCURACY else "train loss"
+    caption = seeds + _CAPTION.format(train=train)
+    table = Table(caption=caption, caption_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("rule", no_wrap=True)
-    for column in ("test acc.", "train acc.", "angle W, B", "seconds"):
+    for column in (score.column, train, "angle W, B", "seconds"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("status")
     for rule in rules:
@@ -146,8 +150,10 @@ def comparison_table(runs: Sequence[RunRecord]) -> Table:
         good = [run.summary for run in group if run.summary.status != "diverged"]
         table.add_row(
             rule_label(rule),
-            _percent([s.test_accuracy for s in good]),
-            _percent([s.train_accuracy for s in good]),
+            score.text([getattr(s, score.metric) for s in good]),
+            ACCURACY.text([s.train_accuracy for s in good])
+            if score is ACCURACY
+            else _mean_text([s.train_loss for s in good], "{:.3f}"),
             _mean_text([s.mean_angle_deg for s in good], "{:.1f}°"),
             _mean_text([run.summary.seconds for run in group], "{:.1f}"),
             _status_text(group),
@@ -158,7 +164,7 @@ def comparison_table(runs: Sequence[RunRecord]) -> Table:
 def _train_into(
     folder: RunFolder,
     config: RunConfig,
-    data: ImageData,
+    data: Learnable,
     bars: RunBars,
     tracker: Tracker | None = None,
     *,
@@ -193,16 +199,11 @@ def _train_into(
 _Config = TypeVar("_Config", bound=TrainingConfig)
 
 
-def _with_actual_data(config: _Config, data: ImageData) -> _Config:
+def _with_actual_data(config: _Config, data: Learnable) -> _Config:
     """Where the data fell back to the digits, a saved configuration must not name what was not used."""
-    return config.model_copy(update={"data": "digits"}) if data.name == "digits" else config
-
-
-def _percent(values: Sequence[float | None]) -> str:
-    known = [100 * value for value in values if value is not None]
-    if len(known) < 2:
-        return _mean_text(known, "{:.2f}%")
-    return f"{fmean(known):.1f}% ± {stdev(known):.1f}"
+    if config.task == "images" and facts_of(data).name == "digits":
+        return config.model_copy(update={"data": "digits"})
+    return config
 
 
 def _mean_text(values: Sequence[float | None], form: str) -> str:

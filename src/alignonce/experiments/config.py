@@ -1,7 +1,8 @@
 """The full configuration of a run, and of a comparison of several learning rules."""
 
-from collections.abc import Sequence
-from typing import Literal, Self
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -10,20 +11,71 @@ from alignonce.experiments.data.known import KNOWN_DATA
 from alignonce.experiments.network_config import NetworkConfig
 from alignonce.experiments.rule_specs import KNOWN_RULES, canonical_rule, has_fixed_feedback, parse_rule
 
-DATA_HELP = f"Data set: {', '.join(KNOWN_DATA)}, hub:OWNER/NAME, or the path of a folder or an .npz file."
+DATA_HELP = (
+    f"Data set. images: {', '.join(KNOWN_DATA)}, hub:OWNER/NAME, or the path of a folder or an .npz file. "
+    "lm: python-stdlib, hub:OWNER/NAME, or the path of a text file or a folder. "
+    "tabular: diabetes (a number), breast-cancer or wine (classes)."
+)
 DEFAULT_RULES = ("bp", "fa", "soft:0.25", "soft:0.5", "soft:0.75", "soft:1")
 RULE_HELP = ", ".join(f"{kind.usage} ({kind.title})" for kind in KNOWN_RULES.values())
+# What decides which data a run learns from.
+DATA_FIELDS = frozenset({"task", "data", "limit", "context", "vocabulary"})
 # How a run is computed, not what is computed: an unfinished run may go on with others of these.
 COMPUTING_FIELDS = frozenset({"device", "compile", "accumulate", "strategy", "devices", "num_nodes"})
 
+TaskName = Literal["images", "lm", "tabular"]
+# What stands where a configuration leaves these out.
+TASK_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
+    "images": {},
+    "lm": {
+        "model": "gpt", "data": "python-stdlib", "limit": 4800, "epochs": 1, "batch_size": 8,
+        "learning_rate": 1e-3,
+    },
+    "tabular": {
+        "data": "diabetes", "depth": 2, "width": 64, "epochs": 100, "batch_size": 32, "learning_rate": 1e-3,
+    },
+})  # fmt: skip
 
-class TrainingConfig(NetworkConfig):
+
+class TaskConfig(NetworkConfig):
+    """What is learnt, and by which network."""
+
+    task: TaskName = Field(
+        "images",
+        description="What is learnt: classes of images; lm, to continue text; tabular, to tell a number or a "
+        "class from the rows of a table. Some defaults depend on it.",
+    )
+    data: str = Field("fashion-mnist", min_length=1, description=DATA_HELP)
+    batch_size: int = Field(128, ge=1, description="Examples in a batch.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_by_task(cls, values: Any) -> Any:
+        """Take what is left out from the task's defaults; the network's own come after."""
+        if not isinstance(values, dict):
+            return values
+        defaults = TASK_DEFAULTS.get(values.get("task", "images"), {})
+        return {name: value for name, value in defaults.items() if name in cls.model_fields} | values
+
+    @model_validator(mode="after")
+    def _network_fits_the_task(self) -> Self:
+        fitting = {"lm": ("gpt",), "tabular": ("mlp",)}.get(self.task)
+        if fitting is None and self.model == "gpt":
+            raise ValueError("model gpt goes with task lm only")
+        if fitting is not None and self.model not in fitting:
+            raise ValueError(f"model must be {fitting[0]} with task {self.task}, got {self.model}")
+        return self
+
+
+class TrainingConfig(TaskConfig):
     """Everything about a run but its learning rule and its seed."""
 
-    data: str = Field("fashion-mnist", min_length=1, description=DATA_HELP)
-    limit: int | None = Field(None, ge=1, description="Use only this many training and test images.")
-    epochs: int = Field(6, ge=1, description="Passes through the training images.")
-    batch_size: int = Field(128, ge=1, description="Images in a batch.")
+    limit: int | None = Field(
+        None,
+        ge=1,
+        description="Use only this many training and test examples (images, windows of text, rows).",
+    )
+    epochs: int = Field(6, ge=1, description="Passes through the training examples.")
     optimizer: Literal["adam", "adamw", "sgd"] = Field(
         "adam", description="Optimiser. Its learning rate stays constant."
     )

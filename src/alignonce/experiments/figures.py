@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from alignonce.experiments.files import write_atomically
 from alignonce.experiments.records import error_carrying_layers
 from alignonce.experiments.rule_specs import split_rule
 from alignonce.experiments.runs import RunRecord
+from alignonce.experiments.scores import Score, score_of
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
@@ -86,9 +88,9 @@ def rule_color(spec: str) -> str:
 
 
 def comparison_figure(runs: Sequence[RunRecord]) -> Figure:
-    """Draw a comparison: test accuracy by rule, learning curves, and alignment angles over training.
+    """Draw a comparison: the score (test accuracy, ...) by rule, learning curves, angles over training.
 
-    With several seeds, marks and lines are means over the seeds; each seed's own accuracy is a small mark.
+    With several seeds, marks and lines are means over the seeds; each seed's own score is a small mark.
 
     Args:
         runs: runs of one network on one data set; diverged and interrupted ones show as far as they went.
@@ -104,12 +106,13 @@ def comparison_figure(runs: Sequence[RunRecord]) -> Figure:
     by_rule: dict[str, list[RunRecord]] = defaultdict(list)
     for run in runs:
         by_rule[run.config.rule].append(run)
+    score = score_of(runs[0].metrics)
     with style():
         figure = Figure(figsize=(10, 3.6), layout="constrained")
         FigureCanvasAgg(figure)
-        accuracy, curves, angles = figure.subplots(1, 3, width_ratios=(1.15, 1, 1))
-        _draw_accuracy(accuracy, by_rule)
-        _draw_curves(curves, by_rule)
+        finals, curves, angles = figure.subplots(1, 3, width_ratios=(1.15, 1, 1))
+        _draw_finals(finals, by_rule, score)
+        _draw_curves(curves, by_rule, score)
         _draw_angles(angles, by_rule)
         figure.suptitle(_describe(runs), x=0.005, ha="left", fontsize=8.5, color="#555555")
     return figure
@@ -132,12 +135,12 @@ def save_figure(figure: Figure, path: Path) -> list[Path]:
     return files
 
 
-def _draw_accuracy(axes: Axes, by_rule: dict[str, list[RunRecord]]) -> None:
-    axes.set_title("Test accuracy at the end")
+def _draw_finals(axes: Axes, by_rule: dict[str, list[RunRecord]], score: Score) -> None:
+    axes.set_title(f"{score.title.capitalize()} at the end")
     rules = list(by_rule)
-    lowest, highest = 100.0, 0.0
+    lowest, highest = math.inf, -math.inf
     for row, rule in enumerate(rules):
-        values = [100 * a for run in by_rule[rule] if (a := _final_accuracy(run)) is not None]
+        values = [score.factor * s for run in by_rule[rule] if (s := _final(run, score)) is not None]
         if not values:
             axes.text(0.5, row, "diverged", transform=axes.get_yaxis_transform(), ha="center", va="center")
             continue
@@ -148,25 +151,31 @@ def _draw_accuracy(axes: Axes, by_rule: dict[str, list[RunRecord]]) -> None:
             axes.errorbar(mean, row, xerr=stdev(values), color=color, capsize=3, linewidth=1.5)
         axes.plot(mean, row, "o", color=color, markersize=7)
         axes.annotate(
-            f"{mean:.1f}", (mean, row), (0, 7), textcoords="offset points", ha="center", color="#333333"
+            f"{mean:.{score.decimals}f}",
+            (mean, row),
+            (0, 7),
+            textcoords="offset points",
+            ha="center",
+            color="#333333",
         )
     if highest >= lowest:
-        margin = max(1.0, 0.12 * (highest - lowest))
-        axes.set_xlim(lowest - margin, min(100 + margin / 2, highest + margin))
+        margin = max(score.factor / 100, 0.12 * (highest - lowest))
+        most = 100 + margin / 2 if score.unit == "%" else math.inf
+        axes.set_xlim(lowest - margin, min(most, highest + margin))
     axes.set_yticks(range(len(rules)), [rule_label(rule) for rule in rules])
     axes.set_ylim(len(rules) - 0.5, -0.7)
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("test accuracy (%)")
+    axes.set_xlabel(score.axis)
 
 
-def _draw_curves(axes: Axes, by_rule: dict[str, list[RunRecord]]) -> None:
-    axes.set_title("Test accuracy over training")
+def _draw_curves(axes: Axes, by_rule: dict[str, list[RunRecord]], score: Score) -> None:
+    axes.set_title(f"{score.title.capitalize()} over training")
     for rule, runs in by_rule.items():
-        epochs, values = _mean_series(runs, "test_accuracy", [""])
-        axes.plot(epochs, [100 * v for v in values], color=rule_color(rule), linewidth=1.6)
+        epochs, values = _mean_series(runs, score.metric, [""])
+        axes.plot(epochs, [score.factor * v for v in values], color=rule_color(rule), linewidth=1.6)
     axes.set_xlabel("epoch")
-    axes.set_ylabel("test accuracy (%)")
+    axes.set_ylabel(score.axis)
     axes.set_xlim(left=0)
 
 
@@ -201,17 +210,19 @@ def _mean_series(
     return epochs, [fmean(at_epoch[epoch]) for epoch in epochs]
 
 
-def _final_accuracy(run: RunRecord) -> float | None:
-    return None if run.summary.status == "diverged" else run.summary.test_accuracy
+def _final(run: RunRecord, score: Score) -> float | None:
+    return None if run.summary.status == "diverged" else getattr(run.summary, score.metric)
 
 
 def _describe(runs: Sequence[RunRecord]) -> str:
     config, data = runs[0].config, runs[0].summary.data
     depth, width = config.size
-    size = f"{depth} hidden layers of {width}" if config.model == "mlp" else f"{3 * depth} blocks"
+    size = {"mlp": f"{depth} hidden layers of {width}", "resnet": f"{3 * depth} blocks"}.get(
+        config.model, f"depth {depth}, width {width}"
+    )
     seeds = sorted({run.config.seed for run in runs})
     return (
-        f"{data.name} ({data.train_images:,} training images), {config.model}, {size}, "
+        f"{data.name} ({data.train_images:,} training examples), {config.model}, {size}, "
         f"{config.optimizer} at {config.learning_rate:g}, batches of {config.batch_size}, "
         + (f"seed {seeds[0]}" if len(seeds) == 1 else f"mean ± s.d. over {len(seeds)} seeds")
     )

@@ -29,6 +29,7 @@ class Metrics:
     | `step_loss` | | loss of the batch that the step learnt from |
     | `train_loss`, `train_accuracy` | | means over an epoch's batches, each before its step |
     | `test_loss`, `test_accuracy` | | on all test images |
+    | `test_bits_per_byte`, `test_r2` | | of a language model; the variance that a regression explains |
     | `cosine`, `angle_deg` | name | alignment of the layer's forward and feedback weight |
     | `seconds` | | wall clock since the start of training, measurements included |
     """

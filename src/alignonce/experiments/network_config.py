@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from alignonce.experiments.format_specs import KNOWN_FORMATS, canonical_format
 
-ModelName = Literal["mlp", "resnet", "vgg", "resnet18", "vit"]
+ModelName = Literal["mlp", "resnet", "vgg", "resnet18", "vit", "lstm", "gpt"]
 Init = Literal["he", "glorot"]
 HiddenNorm = Literal["none", "layer", "batch"]
 FORMAT_HELP = ", ".join(f"{kind.usage} ({kind.title})" for kind in KNOWN_FORMATS.values())
@@ -20,6 +20,8 @@ class _Defaults(NamedTuple):
     init: Init = "he"
     depths: tuple[int, ...] = ()
     """The depths that there are; none if any will do."""
+    head_width: int = 0
+    """Numbers for each attention head; 0 for a network without."""
 
 
 _DEFAULTS: dict[str, _Defaults] = {
@@ -28,14 +30,17 @@ _DEFAULTS: dict[str, _Defaults] = {
     "vgg": _Defaults(11, 64, depths=(11, 13, 16, 19)),
     "resnet18": _Defaults(18, 64, depths=(18,)),
     # As in the code of Dosovitskiy et al. 2021, arXiv 2010.11929; He's weights would make attention peaked.
-    "vit": _Defaults(6, 192, "glorot"),
+    "vit": _Defaults(6, 192, "glorot", head_width=64),
+    "lstm": _Defaults(1, 128, "glorot"),
+    "gpt": _Defaults(4, 128, "glorot", head_width=32),
 }
-_HEAD_WIDTH = 64
-# Of each option of one network only: the network, and the value that means "not used".
-_OPTIONS: dict[str, tuple[ModelName, Any]] = {
-    "shortcuts": ("mlp", False),
-    "hidden_norm": ("mlp", "none"),
-    "heads": ("vit", None),
+# Of each option of some networks only: the networks, and the value that means "not used".
+_OPTIONS: dict[str, tuple[tuple[ModelName, ...], Any]] = {
+    "shortcuts": (("mlp",), False),
+    "hidden_norm": (("mlp",), "none"),
+    "heads": (("vit", "gpt"), None),
+    "context": (("gpt",), 128),
+    "vocabulary": (("gpt",), 256),
 }
 
 
@@ -47,26 +52,27 @@ class NetworkConfig(BaseModel):
     model: ModelName = Field(
         "mlp",
         description="Network: a ReLU multilayer perceptron; a small residual CNN with BatchNorm; VGG with "
-        "BatchNorm; ResNet-18; a vision transformer with patches of 4x4 pixels.",
+        "BatchNorm; ResNet-18; a vision transformer with patches of 4x4 pixels; an LSTM that reads an image "
+        "row by row; a GPT, for text.",
     )
     depth: int | None = Field(
         None,
         ge=1,
         le=1000,
         description="mlp: hidden layers (10). resnet: blocks in each of 3 stages (1). vgg: 11, 13, 16 or 19 "
-        "(11). resnet18: 18. vit: blocks (6).",
+        "(11). resnet18: 18. vit (6), gpt (4): blocks. lstm: layers (1).",
     )
     width: int | None = Field(
         None,
         ge=1,
         le=65536,
         description="mlp: units in a hidden layer (256). resnet (24), vgg, resnet18 (64): first channels. "
-        "vit: numbers for each patch (192).",
+        "vit: numbers for each patch (192). gpt: numbers for each token (128). lstm: units in a layer (128).",
     )
     init: Init | None = Field(
         None,
         description="Initial forward weights: He (Kaiming normal, fan-in) or Glorot (Xavier normal). Left "
-        "out: glorot for vit, he for the others.",
+        "out: glorot for vit, lstm and gpt, he for the others.",
     )
     shortcuts: bool = Field(
         False,
@@ -75,7 +81,13 @@ class NetworkConfig(BaseModel):
     )
     hidden_norm: HiddenNorm = Field("none", description="mlp: normalisation in hidden layers.")
     heads: int | None = Field(
-        None, ge=1, description="vit: attention heads, a divisor of the width. Left out: one per 64 of width."
+        None,
+        ge=1,
+        description="vit, gpt: attention heads, a divisor of the width. Left out: one per 64 (32) of it.",
+    )
+    context: int = Field(128, ge=1, description="gpt: tokens that the network sees at once.")
+    vocabulary: int = Field(
+        256, ge=256, description="gpt: tokens; 256: the bytes; more: byte pairs learnt from the text."
     )
     norms: Literal["exact", "fixed"] = Field(
         "exact",
@@ -101,18 +113,21 @@ class NetworkConfig(BaseModel):
         if not isinstance(values, dict) or values.get("model", "mlp") not in _DEFAULTS:
             return values
         model = values.get("model", "mlp")
-        depth, width, init, _ = _DEFAULTS[model]
-        defaults: dict[str, Any] = {"depth": depth, "width": width, "init": init}
-        if model == "vit":
+        default = _DEFAULTS[model]
+        defaults: dict[str, Any] = {"depth": default.depth, "width": default.width, "init": default.init}
+        if default.head_width:
             given = values.get("width")
-            defaults["heads"] = max(1, (given if isinstance(given, int) else width) // _HEAD_WIDTH)
+            defaults["heads"] = max(
+                1, (given if isinstance(given, int) else default.width) // default.head_width
+            )
         return values | {name: value for name, value in defaults.items() if values.get(name) is None}
 
     @model_validator(mode="after")
     def _options_of_the_model(self) -> Self:
-        for option, (model, unused) in _OPTIONS.items():
-            if self.model != model and getattr(self, option) != unused:
-                raise ValueError(f"{option} is an option of the {model} only; leave it out with {self.model}")
+        for option, (models, unused) in _OPTIONS.items():
+            if self.model not in models and getattr(self, option) != unused:
+                only = " and ".join(models)
+                raise ValueError(f"{option} is an option of the {only} only; leave it out with {self.model}")
         depths = _DEFAULTS[self.model].depths
         if depths and self.depth not in depths:
             raise ValueError(

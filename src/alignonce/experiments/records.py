@@ -12,56 +12,14 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 import alignonce
-from alignonce.experiments.data.image_data import ImageData
+from alignonce.experiments.data_facts import DataFacts
 from alignonce.experiments.metrics import Metrics
+from alignonce.experiments.tasks.loading import Learnable, facts_of
 from alignonce.experiments.training import Status, TrainingResult
 
 
-class DataFacts(BaseModel):
-    """Which data a run learnt from, in numbers."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    source: str
-    train_images: int
-    test_images: int
-    image_shape: tuple[int, int, int]
-    num_classes: int
-
-    def same_as(self, other: DataFacts) -> bool:
-        """Compare all but the source.
-
-        Args:
-            other: the facts of other data.
-
-        Returns:
-            Whether they are equal.
-        """
-        return self.model_copy(update={"source": other.source}) == other
-
-    @classmethod
-    def of(cls, data: ImageData) -> DataFacts:
-        """Describe a data set.
-
-        Args:
-            data: the data set.
-
-        Returns:
-            Its facts.
-        """
-        return cls(
-            name=data.name,
-            source=data.source,
-            train_images=len(data.train_labels),
-            test_images=len(data.test_labels),
-            image_shape=data.image_shape,
-            num_classes=data.num_classes,
-        )
-
-
 class Summary(BaseModel):
-    """How a run ended. Accuracies, losses and the angle are the newest measured; None: none, or not finite.
+    """How a run ended. Scores, losses and the angle are the newest measured; None: none, or not finite.
 
     `mean_angle_deg` is the mean over the layers whose feedback weight carries an error back, so over all but
     the first: no error is sent on to the pixels.
@@ -80,6 +38,10 @@ class Summary(BaseModel):
     mean_angle_deg: float | None
     parameters: int
     data: DataFacts
+    test_bits_per_byte: float | None = None
+    """Of a language model."""
+    test_r2: float | None = None
+    """The part of the variance that a regression explains."""
 
 
 class Environment(BaseModel):
@@ -98,7 +60,7 @@ class Environment(BaseModel):
     threads: int
 
 
-def summarise(data: ImageData, result: TrainingResult) -> Summary:
+def summarise(data: Learnable, result: TrainingResult) -> Summary:
     """Draw the final numbers of a run from its measurements.
 
     Args:
@@ -127,7 +89,9 @@ def summarise(data: ImageData, result: TrainingResult) -> Summary:
         train_loss=last("train_loss"),
         mean_angle_deg=sum(known) / len(known) if known else None,
         parameters=sum(weight.numel() for weight in result.model.parameters()),
-        data=DataFacts.of(data),
+        data=facts_of(data),
+        test_bits_per_byte=last("test_bits_per_byte"),
+        test_r2=last("test_r2"),
     )
 
 

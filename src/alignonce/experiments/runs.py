@@ -8,6 +8,7 @@
 | `model.safetensors` | the trained network, feedback weights included (not after a divergence) |
 | `checkpoints/step-000000.safetensors`, ... | the network at these steps, likewise, if any were asked for |
 | `predictions.npz` | `label` and `predicted` class of each test image, in the order of the data; likewise |
+| `tokenizer.json` | the byte pairs of a language model, as the tokenizers library reads them |
 | `resume/` | all that an unfinished run needs to go on: see `resuming`; gone when it is finished |
 | `diagnostics.csv` | what a tracker measured: step, measure, layer, value; if there was one |
 | `tensorboard/` | the measurements once more, for watching the run in TensorBoard |
@@ -39,11 +40,12 @@ from alignonce.experiments.config import COMPUTING_FIELDS, RunConfig
 from alignonce.experiments.data.image_data import ImageData
 from alignonce.experiments.files import ensure_writable, is_locked, write_atomically
 from alignonce.experiments.metrics import Metrics
-from alignonce.experiments.models import build_run_model
-from alignonce.experiments.records import DataFacts, Environment, Summary, describe_environment, summarise
+from alignonce.experiments.models import build_language_model, build_run_model
+from alignonce.experiments.records import Environment, Summary, describe_environment, summarise
 from alignonce.experiments.resuming import ResumePoints, SaveEvery, read_identity
 from alignonce.experiments.state import model_state
 from alignonce.experiments.tasks.images import classify
+from alignonce.experiments.tasks.loading import Learnable, facts_of
 from alignonce.experiments.training import Status, TrainingResult
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -133,7 +135,7 @@ class RunFolder:
     def resume_points(
         self,
         config: RunConfig,
-        data: ImageData,
+        data: Learnable,
         tracker: Tracker | None = None,
         every: SaveEvery | None = None,
     ) -> ResumePoints:
@@ -153,12 +155,12 @@ class RunFolder:
         """
         identity = {
             "config": _what_is_computed(config),
-            "data": DataFacts.of(data).model_dump(mode="json", exclude={"source"}),
+            "data": facts_of(data).model_dump(mode="json", exclude={"source"}),
             "tracked": {"measures": list(tracker.measures), "steps": str(tracker.steps)} if tracker else None,
         }
         return ResumePoints(self.path, identity, every)
 
-    def save(self, config: RunConfig, data: ImageData, result: TrainingResult) -> RunRecord:
+    def save(self, config: RunConfig, data: Learnable, result: TrainingResult) -> RunRecord:
         """Write a run; what an unfinished run left here is replaced.
 
         Args:
@@ -188,13 +190,10 @@ class RunFolder:
             predictions_file.unlink(missing_ok=True)
         else:
             _save_state(model_file, result.model)
-            predicted = classify(result.model, data.test_images)
-            write_atomically(
-                predictions_file,
-                lambda path: np.savez_compressed(
-                    path, label=data.test_labels.numpy(), predicted=predicted.numpy()
-                ),
-            )
+            if isinstance(data, ImageData):
+                _save_predictions(predictions_file, result.model, data)
+            else:
+                data.save_beside(self.path)
         write_atomically(self.path / "summary.json", _as_json(summary))
         return RunRecord(self.path, config, environment, result.metrics, summary)
 
@@ -280,16 +279,19 @@ class RunFolder:
             known = " ".join(map(str, self.checkpoint_steps())) or "none"
             raise FileNotFoundError(f"{self.path} holds no checkpoint of step {step}; there are: {known}")
         facts = run.summary.data
-        channels = facts.image_shape[0]
-        # Mean and deviation of the pixels are buffers of the network: they come with its state.
-        model = build_run_model(
-            run.config, facts.image_shape, facts.num_classes, [0.0] * channels, [1.0] * channels
-        )
+        if run.config.task == "lm":
+            model = build_language_model(run.config, facts.num_classes)
+        else:
+            channels = facts.image_shape[0]
+            # Mean and deviation of the pixels are buffers of the network: they come with its state.
+            model = build_run_model(
+                run.config, facts.image_shape, facts.num_classes, [0.0] * channels, [1.0] * channels
+            )
         model.load_state_dict(load_file(file))
         return model
 
 
-def find_folder(parent: Path, config: RunConfig, data: ImageData) -> RunFolder:
+def find_folder(parent: Path, config: RunConfig, data: Learnable) -> RunFolder:
     """Choose the folder of a run among those of earlier runs.
 
     It is the one where this very run (same configuration, same data) is finished, if there is one; else the
@@ -309,7 +311,7 @@ def find_folder(parent: Path, config: RunConfig, data: ImageData) -> RunFolder:
             return folder.is_free_for(config)
         run = folder.load()
         # The source is a sentence for people, and may change while the data do not.
-        return run.config == config and run.summary.data.same_as(DataFacts.of(data))
+        return run.config == config and run.summary.data.same_as(facts_of(data))
 
     return next(filter(suits, numbered_folders(parent, run_name(config))))
 
@@ -370,6 +372,14 @@ def _what_is_computed(config: RunConfig) -> dict[str, Any]:
     """A configuration without what only says where and how."""
     dumped = config.model_dump(mode="json", exclude=set(COMPUTING_FIELDS))
     return dict(json.loads(json.dumps(dumped)))
+
+
+def _save_predictions(file: Path, model: nn.Module, data: ImageData) -> None:
+    predicted = classify(model, data.test_images)
+    write_atomically(
+        file,
+        lambda path: np.savez_compressed(path, label=data.test_labels.numpy(), predicted=predicted.numpy()),
+    )
 
 
 def _write_rows(path: Path, rows: Sequence[Row]) -> None:

@@ -20,6 +20,7 @@ from alignonce.diagnostics import (
 from alignonce.experiments.config import RunConfig
 from alignonce.experiments.data.image_data import ImageData
 from alignonce.experiments.devices import pick_device
+from alignonce.experiments.tasks.loading import Learnable
 from alignonce.experiments.training import as_pixels
 
 Batch = tuple[Tensor, Tensor]
@@ -27,7 +28,7 @@ TrackedName = Literal["alignment", "gradients", "flow"]
 TRACKED_IMAGES = 256
 
 
-def build_tracker(names: Sequence[TrackedName], every: int, config: RunConfig, data: ImageData) -> Tracker:
+def build_tracker(names: Sequence[TrackedName], every: int, config: RunConfig, data: Learnable) -> Tracker:
     """Set up measures for `train`.
 
     Args:
@@ -41,8 +42,10 @@ def build_tracker(names: Sequence[TrackedName], every: int, config: RunConfig, d
         The tracker.
 
     Raises:
-        ValueError: `every` is below 1, or there are no names.
+        ValueError: `every` is below 1, there are no names, or the task is not images.
     """
+    if not isinstance(data, ImageData):
+        raise ValueError(f"track: measures during training are for task images, got task {config.task}")
     if every < 1:
         raise ValueError(f"track-every must be 1 or more, got {every}")
     some, device = data.limited(TRACKED_IMAGES), pick_device(config.device)

@@ -597,7 +597,7 @@ def hub(tmp_path, datasets, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     asked = []
 
-    def load_dataset(name, configuration):
+    def load_dataset(name, configuration, streaming):
         asked.append((name, configuration))
         return datasets.load_from_disk(tmp_path / "hub" / name)
 

@@ -25,9 +25,9 @@ from alignonce.experiments.analysis.trajectory import (
     trajectory_rows,
 )
 from alignonce.experiments.data.image_data import ImageData
+from alignonce.experiments.data_facts import DataFacts
 from alignonce.experiments.devices import pick_device
 from alignonce.experiments.files import ensure_writable, write_atomically
-from alignonce.experiments.records import DataFacts
 from alignonce.experiments.runs import RunRecord
 
 
@@ -87,6 +87,10 @@ def analyse(
     """
     groups = [GROUPS[name] for name in plan.measures]
     runs = find_runs(paths)
+    if (other := next((run for run in runs if run.config.task != "images"), None)) is not None:
+        raise ValueError(
+            f"{other.folder} is a run of task {other.config.task}; analyses are of networks for images"
+        )
     check_libraries(groups)
     if (owner := next((run for run in runs if run.folder.resolve() == out.resolve()), None)) is not None:
         raise ValueError(f"out: {owner.folder} is the folder of a run; choose another for the results")

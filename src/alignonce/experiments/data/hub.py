@@ -72,7 +72,7 @@ def load_hub_folder(folder: Path, name: str, source: str) -> ImageData:
         ValueError: The folder does not open, or does not hold labelled images.
         DataUnavailable: The datasets library is not installed.
     """
-    datasets = _import_datasets()
+    datasets = import_datasets()
     saved = any((folder / file).is_file() for file in ("dataset_dict.json", "state.json"))
     # Everything is copied into memory, so the library's own copy on disk need not outlive the call.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
@@ -82,7 +82,7 @@ def load_hub_folder(folder: Path, name: str, source: str) -> ImageData:
             else:
                 dataset = datasets.load_dataset(str(folder), cache_dir=temporary)
         except Exception as error:  # the library's errors have many classes, which change with its versions
-            raise ValueError(f"{source}: the datasets library cannot open it: {_told(error)}") from error
+            raise ValueError(f"{source}: the datasets library cannot open it: {told(error)}") from error
         return _from_hub_dataset(dataset, name, source)
 
 
@@ -100,21 +100,46 @@ def fetch_from_hub(dataset_id: str, configuration: str | None) -> ImageData:
         ValueError: The data set is not one of labelled images.
         DataUnavailable: The hub cannot be reached or lacks the data set, or the datasets library is missing.
     """
-    datasets = _import_datasets()
+    dataset = open_on_hub(dataset_id, configuration)
+    shown = dataset_id if configuration is None else f"{dataset_id} ({configuration})"
+    return _from_hub_dataset(dataset, dataset_id, f"the hub's data set {shown}")
+
+
+def open_on_hub(dataset_id: str, configuration: str | None, *, streaming: bool = False) -> Any:
+    """Open a data set on a hub.
+
+    Args:
+        dataset_id: "owner/name".
+        configuration: Which of the data set's configurations, if it has several.
+        streaming: Whether rows are fetched one after the other as they are asked for.
+
+    Returns:
+        The library's data set, or its splits by name.
+
+    Raises:
+        DataUnavailable: The hub cannot be reached or lacks the data set, or the datasets library is missing.
+    """
+    datasets = import_datasets()
     hub = importlib.import_module("huggingface_hub")
     # Without a network, the library alone retries for half a minute; one small request tells at once.
     # When the user has set the library offline (HF_HUB_OFFLINE), its own cache may still hold the data.
     try:
         if not hub.constants.HF_HUB_OFFLINE:
             hub.HfApi().dataset_info(dataset_id, timeout=_PROBE_SECONDS)
-        dataset = datasets.load_dataset(dataset_id, configuration)
+        return datasets.load_dataset(dataset_id, configuration, streaming=streaming)
     except Exception as error:  # network, HTTP and library errors, whose classes change with its versions
-        raise DataUnavailable(_told(error)) from error
-    shown = dataset_id if configuration is None else f"{dataset_id} ({configuration})"
-    return _from_hub_dataset(dataset, dataset_id, f"the hub's data set {shown}")
+        raise DataUnavailable(told(error)) from error
 
 
-def _import_datasets() -> Any:
+def import_datasets() -> Any:
+    """Import the datasets library.
+
+    Returns:
+        The module.
+
+    Raises:
+        DataUnavailable: It is not installed.
+    """
     try:
         return importlib.import_module("datasets")
     except ImportError as error:
@@ -123,7 +148,15 @@ def _import_datasets() -> Any:
         ) from error
 
 
-def _told(error: Exception) -> str:
+def told(error: Exception) -> str:
+    """Tell what an error of the library says.
+
+    Args:
+        error: The error.
+
+    Returns:
+        One line, of bounded length.
+    """
     return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
 
 

@@ -1,10 +1,13 @@
 """The networks that the experiments train.
 
-All take raw pixels in [0, 1], shape (batch, channels, height, width), and return logits, shape
-(batch, classes). Normalisation is part of the network, so that whoever perturbs its input does so in pixels.
+All but the GPT, which takes tokens, take raw pixels in [0, 1], shape (batch, channels, height, width), and
+return logits, shape (batch, classes). Normalisation is part of the network, so that whoever perturbs its
+input does so in pixels.
 """
 
-from alignonce.experiments.models.building import build_model, build_run_model
+from alignonce.experiments.models.building import build_language_model, build_model, build_run_model
+from alignonce.experiments.models.gpt import GPT
+from alignonce.experiments.models.lstm import RowLSTM
 from alignonce.experiments.models.mlp import MLP
 from alignonce.experiments.models.normalise import Normalise
 from alignonce.experiments.models.resnet18 import ResNet18
@@ -12,4 +15,16 @@ from alignonce.experiments.models.small_resnet import SmallResNet
 from alignonce.experiments.models.vgg import VGG
 from alignonce.experiments.models.vit import ViT
 
-__all__ = ["MLP", "Normalise", "ResNet18", "SmallResNet", "VGG", "ViT", "build_model", "build_run_model"]
+__all__ = [
+    "GPT",
+    "MLP",
+    "Normalise",
+    "ResNet18",
+    "RowLSTM",
+    "SmallResNet",
+    "VGG",
+    "ViT",
+    "build_language_model",
+    "build_model",
+    "build_run_model",
+]

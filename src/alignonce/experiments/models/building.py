@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from alignonce import DirectFeedback, feedback_weights, set_learning_rule
 from alignonce.experiments.config import RunConfig
 from alignonce.experiments.format_specs import parse_format
+from alignonce.experiments.models.gpt import GPT
 from alignonce.experiments.models.initial_weights import initialise
+from alignonce.experiments.models.lstm import RowLSTM
 from alignonce.experiments.models.mlp import MLP
 from alignonce.experiments.models.normalise import Normalise
 from alignonce.experiments.models.resnet18 import ResNet18
@@ -72,6 +74,8 @@ def _network(config: NetworkConfig, image_shape: tuple[int, int, int], num_class
         return VGG(image_shape, num_classes, depth, width)
     if config.model == "resnet18":
         return ResNet18(image_shape, num_classes, width)
+    if config.model == "lstm":
+        return RowLSTM(image_shape[0] * image_shape[2], num_classes, depth, width)
     return ViT(image_shape, num_classes, depth, width, config.heads or 1)
 
 
@@ -95,11 +99,36 @@ def build_run_model(
         The network, on the CPU.
     """
     model = build_model(config, config.seed, image_shape, num_classes, mean, std)
+    return _under_rule(model, config, torch.zeros(2, *image_shape))
+
+
+def build_language_model(config: RunConfig, vocabulary: int) -> nn.Module:
+    """Build a run's GPT under its learning rule, both as they are before the first step.
+
+    Args:
+        config: the run.
+        vocabulary: tokens that there are.
+
+    Returns:
+        The network, on the CPU.
+    """
+    depth, width = config.size
+    with torch.device("meta"):
+        model = GPT(vocabulary, config.context, depth, width, config.heads or 1)
+    model.to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(derived_seed(config.seed, "weights"))
+    initialise(model, config.first_weights, generator)
+    model.draw_embeddings(generator)
+    return _under_rule(model, config, torch.zeros(2, config.context, dtype=torch.int64))
+
+
+def _under_rule(model: nn.Module, config: RunConfig, inputs: Tensor) -> nn.Module:
     rule = parse_rule(config.rule, derived_seed(config.seed, "feedback"))
-    # Direct feedback must see the shapes of a batch; the other rules need none.
-    inputs = torch.zeros(2, *image_shape) if isinstance(rule, DirectFeedback) else None
-    format = parse_format(config.format)
-    set_learning_rule(model, rule, format=format, norms=config.norms, inputs=inputs)
+    set_learning_rule(
+        model, rule, format=parse_format(config.format), norms=config.norms,
+        # Direct feedback must see the shapes of a batch; the other rules need none.
+        inputs=inputs if isinstance(rule, DirectFeedback) else None,
+    )  # fmt: skip
     if config.feedback_scale != 1:
         for _, _, feedback in feedback_weights(model):
             feedback.mul_(config.feedback_scale)

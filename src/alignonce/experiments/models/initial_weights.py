@@ -24,6 +24,11 @@ def initialise(model: nn.Module, init: Init, generator: torch.Generator) -> None
             for projection in module.in_proj_weight.detach().chunk(3):
                 _draw(projection, init, generator)
             nn.init.zeros_(module.in_proj_bias)
+        elif isinstance(module, nn.LSTM):
+            for name, values in module.named_parameters(recurse=False):
+                # Four gates in one: each has its own fan-out.
+                for gate in values.detach().chunk(4):
+                    _draw(gate, init, generator) if "weight" in name else nn.init.zeros_(gate)
         elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm):
             module.reset_parameters()
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from alignonce.experiments.analysis.table import AnalysisTable
 from alignonce.experiments.records import error_carrying_layers
 from alignonce.experiments.runs import RunRecord
+from alignonce.experiments.scores import ACCURACY, score_of
 from alignonce.experiments.studies.evidence import Evidence, Fact, Key
 from alignonce.experiments.studies.folder import PlannedRun, StudyFolder
 from alignonce.experiments.studies.study import Cell, Study
@@ -57,15 +58,19 @@ def _facts_of_run(run: PlannedRun, record: RunRecord) -> Iterator[Fact]:
         key = run.cell.part, run.cell.name, run.config.rule, run.config.seed
         return Fact(*key, "run", measure, item, setting, count, np.nan if value is None else float(value))
 
-    chance = 1 / summary.data.num_classes
-    yield fact("test_accuracy", chance if diverged else summary.test_accuracy, tests)
+    score = score_of(metrics)
+    if score is ACCURACY:
+        chance = 1 / summary.data.num_classes
+        yield fact("test_accuracy", chance if diverged else summary.test_accuracy, tests)
+        yield fact("train_accuracy", chance if diverged else summary.train_accuracy, images)
+    else:
+        yield fact(score.metric, None if diverged else getattr(summary, score.metric), tests)
     yield fact("test_loss", None if diverged else summary.test_loss, tests)
-    yield fact("train_accuracy", chance if diverged else summary.train_accuracy, images)
     yield fact("train_loss", None if diverged else summary.train_loss, images)
     yield fact("diverged", diverged)
     yield fact("seconds", summary.seconds)
-    for epoch, value in zip(*metrics.series("test_accuracy"), strict=True):
-        yield fact("test_accuracy", value, tests, setting=f"epoch={epoch:g}")
+    for epoch, value in zip(*metrics.series(score.metric), strict=True):
+        yield fact(score.metric, value, tests, setting=f"epoch={epoch:g}")
     for measure in ("cosine", "angle_deg"):
         for layer in error_carrying_layers(metrics):
             for epoch, value in zip(*metrics.series(measure, layer), strict=True):

@@ -10,12 +10,12 @@ from pathlib import Path
 from alignonce.experiments.analysis.plan import AnalysisPlan
 from alignonce.experiments.analysis.run import analyse, failure_lines
 from alignonce.experiments.compare import train_and_save
-from alignonce.experiments.config import RunConfig
-from alignonce.experiments.data import load_data
+from alignonce.experiments.config import DATA_FIELDS, RunConfig, TrainingConfig
 from alignonce.experiments.data.image_data import DataUnavailable, ImageData
 from alignonce.experiments.files import locked
 from alignonce.experiments.live import live_metrics
 from alignonce.experiments.runs import RunFolder
+from alignonce.experiments.tasks.loading import Learnable, load_learnable
 from alignonce.experiments.together import train_together
 
 
@@ -26,7 +26,7 @@ class Source:
     cache: Path | None = None
     hub: bool = True
 
-    def load(self, config: RunConfig) -> ImageData:
+    def load(self, config: RunConfig) -> Learnable:
         """Load the data of a run; a process keeps the last it loaded.
 
         Args:
@@ -39,14 +39,31 @@ class Source:
             ValueError: they are not to be had. A study never takes other data in their place.
         """
         try:
-            return _load(config.data, self.cache, self.hub, config.limit)
+            return _load(TrainingConfig(**config.model_dump(include=set(DATA_FIELDS))), self.cache, self.hub)
         except DataUnavailable as error:
             raise ValueError(f"data: {error}") from error
 
+    def load_images(self, config: RunConfig) -> ImageData:
+        """Load the data of a run that learns images.
+
+        Args:
+            config: the run.
+
+        Returns:
+            The images.
+
+        Raises:
+            ValueError: they are not to be had, or the run learns something else.
+        """
+        data = self.load(config)
+        if not isinstance(data, ImageData):
+            raise ValueError(f"task must be images here, got {config.task}")
+        return data
+
 
 @lru_cache(maxsize=1)
-def _load(name: str, cache: Path | None, hub: bool, limit: int | None) -> ImageData:
-    return load_data(name, cache=cache, hub=hub, limit=limit)
+def _load(data: TrainingConfig, cache: Path | None, hub: bool) -> Learnable:
+    return load_learnable(data, cache=cache, hub=hub)
 
 
 @dataclass(frozen=True)
@@ -116,7 +133,7 @@ class TrainTogether:
         """Train."""
         configs = [run.config for run in self.runs]
         folders = [RunFolder(run.folder) for run in self.runs]
-        data = self.runs[0].source.load(configs[0])
+        data = self.runs[0].source.load_images(configs[0])
         with ExitStack() as stack:
             for folder in folders:
                 folder.prepare()
@@ -168,7 +185,7 @@ class Measure:
             RuntimeError: some measures failed; the others are saved.
         """
         result = analyse(
-            self.runs, self.plan, self.out, lambda run: self.source.load(run.config), figures=False
+            self.runs, self.plan, self.out, lambda run: self.source.load_images(run.config), figures=False
         )
         if result.failures:
             raise RuntimeError("; ".join(failure_lines(result.failures)))

@@ -35,5 +35,5 @@ def shape_of(config: RunConfig, source: Source) -> DataShape:
     known = KNOWN_DATA.get(config.data)
     if known is not None:
         return DataShape(known.train_images, known.test_images, known.image_shape, known.num_classes)
-    data = source.load(config)
+    data = source.load_images(config)
     return DataShape(len(data.train_labels), len(data.test_labels), data.image_shape, data.num_classes)

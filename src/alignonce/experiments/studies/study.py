@@ -71,7 +71,9 @@ class Part(BaseModel):
             isinstance(value, str) and set(value) & set(" =/,") for v in self.vary.values() for value in v
         ):
             raise ValueError("vary: texts must not hold blanks, '=', '/' or ','")
-        list(self.cells((0,)))
+        others = {cell.config.task for cell in self.cells((0,))} - {"images"}
+        if self.measure and others:
+            raise ValueError(f"measure is for task images; leave it out with {', '.join(sorted(others))}")
         return self
 
     def cells(self, seeds: tuple[int, ...]) -> Iterator[Cell]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from alignonce.experiments.config import RunConfig
+from alignonce.experiments.data_facts import DataFacts
 
 Forward = Callable[..., Any]
 """The network as the loop calls it: compiled, in mixed precision or spread over processes, if so asked."""
@@ -77,4 +79,19 @@ class Task(Protocol):
 
         Returns:
             Measurements by name, `test_loss` among them.
+        """
+
+
+class SavedTask(Task, Protocol):
+    """A task whose runs can be saved in folders."""
+
+    @property
+    def facts(self) -> DataFacts:
+        """What is learnt from, in numbers: with the configuration, enough to build the network again."""
+
+    def save_beside(self, folder: Path) -> None:
+        """Write what, besides its weights, is needed to use a trained network.
+
+        Args:
+            folder: of the run.
         """

@@ -1,0 +1,138 @@
+"""Language modelling: to tell the next token of a text."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from alignonce.experiments.config import RunConfig
+from alignonce.experiments.data_facts import DataFacts
+from alignonce.experiments.models.building import build_language_model
+from alignonce.experiments.tasks.task import Forward
+
+if TYPE_CHECKING:
+    from alignonce.experiments.language.corpora import Corpus
+    from alignonce.experiments.language.tokens import Tokens
+
+TEST_WINDOWS = 256
+_TEST_BATCH = 32
+
+
+@dataclass(frozen=True, eq=False)
+class LanguageModelling:
+    """Learning to continue text; see `Task` for what the methods are.
+
+    An example is a window of `context` tokens and their successors. Windows are cut from the text side by
+    side; where fewer are used than there are, they lie at equal distances over the whole text.
+    """
+
+    name: str
+    source: str
+    tokens: Tokens
+    byte_lengths: Tensor
+    train_windows: Tensor
+    test_windows: Tensor
+
+    @classmethod
+    def of(cls, corpus: Corpus, tokens: Tokens, context: int, limit: int | None) -> LanguageModelling:
+        """Make windows of a corpus.
+
+        Args:
+            corpus: the text.
+            tokens: the vocabulary.
+            context: tokens that the network sees at once.
+            limit: use only so many training windows, and at most so many for testing; None uses all, and 256.
+
+        Returns:
+            The task.
+
+        Raises:
+            ValueError: the corpus is too short for one window.
+        """
+        parts = {part: tokens.encode(getattr(corpus, part)) for part in ("train", "test")}
+        for part, encoded in parts.items():
+            if len(encoded) <= context:
+                raise ValueError(
+                    f"{corpus.source}: the {part} text must have more than context={context} tokens, "
+                    f"got {len(encoded)}"
+                )
+        test = TEST_WINDOWS if limit is None else min(limit, TEST_WINDOWS)
+        return cls(
+            corpus.name,
+            corpus.source,
+            tokens,
+            tokens.byte_lengths,
+            _windows(parts["train"], context, limit),
+            _windows(parts["test"], context, test),
+        )
+
+    @property
+    def facts(self) -> DataFacts:
+        """The data in numbers: an example is a window."""
+        return DataFacts(
+            name=self.name,
+            source=self.source,
+            train_images=len(self.train_windows),
+            test_images=len(self.test_windows),
+            image_shape=(1, 1, self.train_windows.shape[1] - 1),
+            num_classes=len(self.byte_lengths),
+        )
+
+    def save_beside(self, folder: Path) -> None:
+        """Write the vocabulary into a run's folder."""
+        self.tokens.save(folder)
+
+    @property
+    def train_size(self) -> int:
+        """How many training windows there are."""
+        return len(self.train_windows)
+
+    def to(self, device: torch.device) -> LanguageModelling:
+        """Move the windows."""
+        parts = ("byte_lengths", "train_windows", "test_windows")
+        return replace(self, **{part: getattr(self, part).to(device) for part in parts})
+
+    def build_model(self, config: RunConfig) -> nn.Module:
+        """Build the GPT that the configuration describes."""
+        return build_language_model(config, len(self.byte_lengths))
+
+    def batch(self, examples: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens and their successors, int64, (n, context) each."""
+        windows = self.train_windows[examples].long()
+        return windows[:, :-1], windows[:, 1:]
+
+    def loss(self, forward: Forward, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean cross-entropy of the next token, in nats."""
+        tokens, following = batch
+        return F.cross_entropy(forward(tokens).flatten(0, 1), following.flatten()), {}
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Mean cross-entropy in nats a token, and in bits a byte, on the test windows."""
+        was_training = model.training
+        model.eval()
+        nats = torch.zeros((), dtype=torch.float64, device=self.test_windows.device)
+        for windows in torch.split(self.test_windows.long(), _TEST_BATCH):
+            logits = model(windows[:, :-1]).flatten(0, 1)
+            nats += F.cross_entropy(logits, windows[:, 1:].flatten(), reduction="sum")
+        model.train(was_training)
+        following = self.test_windows[:, 1:].long()
+        bits = float(nats) / math.log(2)
+        return {
+            "test_loss": float(nats) / following.numel(),
+            "test_bits_per_byte": bits / float(self.byte_lengths[following].sum()),
+        }
+
+
+def _windows(tokens: Tensor, context: int, limit: int | None) -> Tensor:
+    """Cut windows of context + 1 tokens, of which neighbours share one."""
+    available = (len(tokens) - 1) // context
+    count = available if limit is None else min(limit, available)
+    starts = torch.arange(count) * available // count * context
+    return torch.stack([tokens[start : start + context + 1] for start in starts.tolist()])
