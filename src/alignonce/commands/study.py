@@ -44,7 +44,7 @@ def run(
       tensorboard --logdir runs/quick                 # in another terminal: watch
 
     Args:
-        study: A study file (YAML), or the name of a shipped study: quick, paper, depth.
+        study: A study file (YAML), or the name of a shipped study: quick, paper, language.
         out: Folder for the results. None: runs/NAME-OF-THE-STUDY.
         workers: Runs at a time, on this machine. None: one for each core, or one if there is a GPU.
         executor: Where to run: in processes on this machine, or spread over a Ray cluster.
