@@ -72,7 +72,7 @@ class NetworkConfig(BaseModel):
     init: Init | None = Field(
         None,
         description="Initial forward weights, all normal: He (variance 2 / fan-in), Glorot (2 / (fan-in + "
-        "fan-out)) or LeCun (1 / fan-in). Left out: glorot for vit and lstm, lecun for gpt, he for the others.",
+        "fan-out)) or LeCun (1 / fan-in). Left out: glorot for vit, lstm; lecun for gpt; or he.",
     )
     shortcuts: bool = Field(
         False,
