@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from alignonce.experiments.files import write_atomically
+
 BYTES = 256
 TOKENIZER_FILE = "tokenizer.json"
 # Byte-pair encoding has its cost per document; a text without end is cut into pieces of this many bytes.
@@ -135,8 +137,6 @@ class BytePairTokens:
 
     def save(self, folder: Path) -> None:
         """See `Tokens`."""
-        from alignonce.experiments.files import write_atomically
-
         write_atomically(folder / TOKENIZER_FILE, self._tokenizer.to_str(pretty=True))
 
 
@@ -173,10 +173,9 @@ def _pieces(text: bytes) -> list[str]:
 
 def _import_tokenizers() -> Any:
     try:
-        importlib.import_module("tokenizers")
+        return importlib.import_module("tokenizers")
     except ImportError as error:
         raise ValueError(
             "vocabulary: byte pairs need the tokenizers library, which is missing "
             f"({error}); pip install 'alignonce[transformers]', or use vocabulary 256, bytes"
         ) from error
-    return importlib.import_module("tokenizers")
