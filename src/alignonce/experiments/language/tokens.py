@@ -14,7 +14,7 @@ from alignonce.experiments.files import write_atomically
 
 BYTES = 256
 TOKENIZER_FILE = "tokenizer.json"
-# Byte-pair encoding has its cost per document; a text without end is cut into pieces of this many bytes.
+# Byte-pair encoding has its cost per document; a long text is cut into pieces of so many characters.
 _PIECE = 1_000_000
 
 
@@ -127,7 +127,7 @@ class BytePairTokens:
 
     def encode(self, text: bytes) -> Tensor:
         """See `Tokens`; int32. Bytes that are no UTF-8 become the replacement character."""
-        encodings = self._tokenizer.encode_batch(list(_pieces(text)))
+        encodings = self._tokenizer.encode_batch(_pieces(text))
         return torch.cat([torch.tensor(encoding.ids, dtype=torch.int32) for encoding in encodings])
 
     def decode(self, tokens: Sequence[int]) -> bytes:
@@ -166,9 +166,8 @@ def load_tokens(folder: Path) -> Tokens:
 
 
 def _pieces(text: bytes) -> list[str]:
-    return [
-        text[start : start + _PIECE].decode(errors="replace") for start in range(0, max(len(text), 1), _PIECE)
-    ]
+    whole = text.decode(errors="replace")
+    return [whole[start : start + _PIECE] for start in range(0, max(len(whole), 1), _PIECE)]
 
 
 def _import_tokenizers() -> Any:
