@@ -31,6 +31,7 @@ def peak_of(step: object, device: str) -> float:
         return torch.cuda.max_memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         step()
+    # A step frees what it allocates: blocks from before, whose size the profiler may not know, do not count.
     held, most = 0, 0
     for event in recorded.profiler.kineto_results.events():  # type: ignore[union-attr]
         if event.name() == "[memory]":
@@ -48,11 +49,12 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=2048)
     parser.add_argument("--depth", type=int, default=5)
     parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--formats", nargs="+", default=list(FORMATS), choices=list(FORMATS))
     args = parser.parse_args()
     print(f"MLP {args.width}x{args.depth}, batch {args.batch}; {machine()}; device {args.device}\n")
     print("| format | feedback weights | over forward weights | peak of a step |")
     print("|---|---|---|---|")
-    for name in ("backpropagation", *FORMATS):
+    for name in ("backpropagation", *args.formats):
         step, summary = training_step(
             lambda: mlp(args.width, args.width, args.depth),
             (args.batch, args.width),

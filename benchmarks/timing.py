@@ -21,6 +21,8 @@ class Ratio:
     low: float
     """Lower quartile of the ratios over the rounds; ``high`` is the upper one."""
     high: float
+    fastest: float
+    """Its shortest time over the first variant's shortest: what other load on the machine disturbs least."""
 
     def __str__(self) -> str:
         return f"{self.median:.3f} ({self.low:.3f} to {self.high:.3f})"
@@ -53,7 +55,8 @@ def interleave(
     for name in names:
         ratios = [t / b for t, b in zip(times[name], base, strict=True)]
         low, median, high = statistics.quantiles(ratios, n=4)
-        result.append(Ratio(name, 1e3 * statistics.median(times[name]), median, low, high))
+        fastest = min(times[name]) / min(base)
+        result.append(Ratio(name, 1e3 * statistics.median(times[name]), median, low, high, fastest))
     return result
 
 

@@ -243,6 +243,19 @@ def test_semi_structured_keeps_two_of_four_along_the_sum() -> None:
     assert isinstance(layer.feedback, Tensor)
 
 
+@every_format
+@pytest.mark.parametrize("order", [torch.channels_last, torch.contiguous_format], ids=str)
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_the_error_of_a_convolution_has_the_inputs_order_in_memory(
+    kernel: int, order: torch.memory_format, format: FeedbackFormat
+) -> None:
+    layer = made(lambda: nn.Conv2d(16, 8, kernel, padding=kernel // 2))
+    set_learning_rule(layer, SAME, format=format)
+    x = random(2, 16, 5, 5).contiguous(memory_format=order).requires_grad_()
+    (error,) = torch.autograd.grad(layer(x).square().sum(), x)
+    assert error.is_contiguous(memory_format=order)
+
+
 def test_summary_says_how_each_layer_multiplies() -> None:
     model = nn.Sequential(
         nn.Conv2d(16, 64, 3), nn.Conv2d(64, 64, 3, groups=2), nn.Flatten(), nn.Linear(64, 64)

@@ -1,8 +1,8 @@
-"""Every cell of rule x layer kind x context runs, or says why it does not."""
+"""Every cell of rule or format x layer kind x context runs, or says why it does not."""
 
 import pytest
 
-from matrix import CONTEXTS, KINDS, RULES, reason_to_skip, run_cell
+from matrix import CONTEXTS, FORMAT_KINDS, FORMATS, KINDS, RULES, reason_to_skip, run_cell
 
 
 @pytest.mark.parametrize("context", CONTEXTS)
@@ -13,3 +13,10 @@ def test_cell(rule: str, kind: str, context: str) -> None:
     if reason is not None:
         pytest.skip(reason)
     run_cell(rule, kind, context)
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+@pytest.mark.parametrize("kind", FORMAT_KINDS)
+@pytest.mark.parametrize("format", FORMATS)
+def test_cell_of_a_format(format: str, kind: str, context: str) -> None:
+    run_cell(format, kind, context)

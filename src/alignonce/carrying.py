@@ -109,7 +109,7 @@ class CarryConvolution(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Keep B and what is to be known of the input."""
         input, _, ctx.format, ctx.shape, ctx.geometry, *stored = inputs
-        ctx.input_shape, ctx.dtype = input.shape, input.dtype
+        ctx.input_shape, ctx.dtype, ctx.order = input.shape, input.dtype, _order(input)
         ctx.save_for_backward(*stored)
 
     @staticmethod
@@ -122,17 +122,17 @@ class CarryConvolution(torch.autograd.Function):
             transposed, groups = ctx.geometry[3], ctx.geometry[5]
             factors = ctx.format.factors(b.tensors) if groups == 1 else None
             if factors is None:
-                grad_input = _convolve_back(grad, ctx.input_shape, b.to_dense(), ctx.geometry)
+                grad_input = _convolve_back(grad, ctx.input_shape, b.to_dense(), ctx.geometry, ctx.order)
             else:
                 left, right = factors
                 rank, kernel = right.shape[0], right.view(-1, *ctx.shape[1:])
                 if transposed:  # B is (in, out, *kernel): the factor with the kernel comes first
                     shape = (ctx.input_shape[0], rank, *ctx.input_shape[2:])
-                    middle = _convolve_back(grad, shape, kernel, ctx.geometry)
+                    middle = _convolve_back(grad, shape, kernel, ctx.geometry, ctx.order)
                     grad_input = _mix_channels(middle, left)
                 else:
                     middle = _mix_channels(grad, left.t())
-                    grad_input = _convolve_back(middle, ctx.input_shape, kernel, ctx.geometry)
+                    grad_input = _convolve_back(middle, ctx.input_shape, kernel, ctx.geometry, ctx.order)
             grad_input = grad_input.to(ctx.dtype)
         return grad_input, grad, *[None] * (3 + len(stored))
 
@@ -145,12 +145,22 @@ def _mix_channels(x: Tensor, matrix: Tensor) -> Tensor:
     return torch.convolution(x, kernel, None, [1] * dims, [0] * dims, [1] * dims, False, [0] * dims, 1)
 
 
-def _convolve_back(grad: Tensor, input_shape: Any, weight: Tensor, geometry: tuple[Any, ...]) -> Tensor:
+def _convolve_back(
+    grad: Tensor, input_shape: Any, weight: Tensor, geometry: tuple[Any, ...], order: torch.memory_format
+) -> Tensor:
     """The gradient of a convolution's input, in the weight's dtype if that is of 16 bits."""
     grad = grad.to(weight.dtype) if weight.dtype in (torch.bfloat16, torch.float16) else grad
-    # The input counts by its shape only; autograd of PyTorch's own convolution passes the same.
-    input = grad.new_empty(()).expand(input_shape)
+    # The input counts by its shape and its order in memory, which becomes the result's. In another order
+    # than the input's own, all layers before would work on errors that do not fit theirs, which costs more
+    # than compression saves.
+    input = torch.empty(input_shape, dtype=grad.dtype, device=grad.device, memory_format=order)
     mask = [True, False, False]
-    return torch.ops.aten.convolution_backward(
-        grad, input, weight.to(grad.dtype), None, *geometry, mask
-    )[0]  # fmt: skip
+    return torch.ops.aten.convolution_backward(grad, input, weight.to(grad.dtype), None, *geometry, mask)[0]
+
+
+def _order(x: Tensor) -> torch.memory_format:
+    """The order of a batch (N, channels, *spatial) in memory, as the kernels of convolutions tell it."""
+    # By its strides, since vmap cannot answer is_contiguous(memory_format=...).
+    if x.dim() in (4, 5) and x.stride(1) == 1:
+        return torch.channels_last if x.dim() == 4 else torch.channels_last_3d
+    return torch.contiguous_format

@@ -13,8 +13,8 @@ weights are buffers, of which it would leave a whole copy in each process. :func
 - a layer with a feedback weight does not gather its forward weight again in the backward pass, which never
   reads it.
 
-So a step communicates as much as under backpropagation with dense feedback weights, and two thirds of it with
-compressed ones.
+So a step communicates as much as under backpropagation with dense feedback weights, and with compressed ones
+without one of its three exchanges.
 """
 
 from __future__ import annotations

@@ -48,7 +48,8 @@ def linear(input: Tensor, weight: Tensor, feedback: Feedback, bias: Tensor | Non
     """
     _check_feedback(weight, feedback)
     if not isinstance(feedback, Tensor):
-        output = linear(input.detach(), weight, _placeholder(weight), bias)
+        # PyTorch's own operation saves W for the error of its input only, of which there is none.
+        output = F.linear(input.detach(), weight, bias)
         return _apply(CarryLinear, input, output, feedback.format, feedback.shape, *feedback.tensors)
     if feedback.dtype != weight.dtype:  # a part of one that a format holds in another dtype
         feedback = feedback.to(weight.dtype)

@@ -8,10 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from alignonce.direct import Tap
+from alignonce.formats import Dense, FeedbackFormat
 from alignonce.formats.base import dtype_name
 from alignonce.formats.compressed import HeldFeedback
 from alignonce.layers import FeedbackLayer, feedback_class
 from alignonce.rules import LearningRule
+
+_DENSE = Dense()
 
 __all__ = ["ExactModule", "FeedbackRow", "RuleSummary", "cosine_similarity", "table"]
 
@@ -29,6 +32,8 @@ class FeedbackRow:
     """Cosine between W and B as flat vectors; NaN for direct feedback, which stands for no weight."""
     extra_bytes: int
     """Bytes that the feedback weight adds; 0 if it is shared with an earlier row."""
+    stored_as: FeedbackFormat = _DENSE
+    """The format itself, of which ``format`` tells in words."""
 
     @classmethod
     def of(
@@ -44,13 +49,15 @@ class FeedbackRow:
         plain_class = layer.plain_class if isinstance(layer, FeedbackLayer) else type(layer)
         if isinstance(feedback, Tensor):
             form, size = f"dense {dtype_name(feedback.dtype)}", feedback.numel() * feedback.element_size()
+            stored_as: FeedbackFormat = _DENSE
         else:
+            stored_as = feedback.format
             way = feedback_class(plain_class).way_of(layer, feedback)
             form, size = ", ".join(filter(None, (feedback.format.label, way))), feedback.bytes
             feedback = feedback.to_dense()
         return cls(
             name, plain_class.__name__, tuple(weight.shape), rule, form,
-            cosine_similarity(weight, feedback), 0 if shared else size,
+            cosine_similarity(weight, feedback), 0 if shared else size, stored_as,
         )  # fmt: skip
 
     def cells(self) -> tuple[str, ...]:
@@ -92,6 +99,11 @@ class RuleSummary:
     def extra_bytes(self) -> int:
         """Bytes of all feedback weights."""
         return sum(row.extra_bytes for row in self.rows)
+
+    @property
+    def formats(self) -> dict[str, FeedbackFormat]:
+        """Of each feedback weight that is not dense, for ``set_learning_rule(format=...)`` to repeat it."""
+        return {row.name: row.stored_as for row in self.rows if row.extra_bytes and row.stored_as != _DENSE}
 
     def __str__(self) -> str:
         if not self.rows:

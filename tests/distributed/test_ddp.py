@@ -1,6 +1,7 @@
 """DistributedDataParallel with two processes learns as one process does on the whole batch."""
 
 import socket
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -8,7 +9,7 @@ import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from alignonce import DirectFeedback, alignment, audit_weight_transport, evolve
-from matrix import KINDS, RULES, loss
+from matrix import FORMATS, KINDS, RULES, loss
 
 STEPS = 3
 
@@ -26,15 +27,19 @@ def train(model: torch.nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
 def worker(rank: int, port: int, failures: "mp.Queue[str]") -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", world_size=2, rank=rank)
-    for rule_name, rule in RULES.items():
-        kind = KINDS["Linear"]
+    ways = [(name, rule, KINDS["Linear"]) for name, rule in RULES.items()]
+    formats = {name: replace(KINDS["Linear"], format=format) for name, format in FORMATS.items()}
+    ways += [(name, RULES["SoftAlignment"], kind) for name, kind in formats.items()]
+    for rule_name, rule, kind in ways:
         x = kind.inputs()
         expected = train(kind.model(rule), x)
         # Each process has a model of its own; feedback weights agree because their seed does.
         model = DistributedDataParallel(kind.model(rule), broadcast_buffers=False)
         for a, e in zip(train(model, x.chunk(2)[rank]), expected, strict=True):
-            if not torch.allclose(a, e, atol=1e-5):
-                failures.put(f"{rule_name}, process {rank}: differs by {(a - e).abs().max():.2g}")
+            if not torch.allclose(a.float(), e.float(), atol=1e-5):
+                failures.put(
+                    f"{rule_name}, process {rank}: differs by {(a.float() - e.float()).abs().max():.2g}"
+                )
                 break
         report = audit_weight_transport(model, x, loss)
         if report.culprits:
@@ -44,7 +49,7 @@ def worker(rank: int, port: int, failures: "mp.Queue[str]") -> None:
     dist.destroy_process_group()
 
 
-def test_two_processes_learn_as_one_under_every_rule() -> None:
+def test_two_processes_learn_as_one_under_every_rule_and_format() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -25,6 +25,8 @@ def _process(rank: int, port: int, function: Callable[..., None], args: Any) -> 
     os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        # PyTorch's own, about the speed of 1x1 convolutions in channels_last
+        warnings.filterwarnings("ignore", "Grad strides do not match", UserWarning)
         function(rank, *args)
 
 

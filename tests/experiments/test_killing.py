@@ -11,6 +11,8 @@ from small_runs import without_time
 
 from alignonce.experiments.runs import RunFolder
 
+pytestmark = pytest.mark.faults
+
 HERE = Path(__file__).parent
 # Thirty take two minutes: ALIGNONCE_KILLS=30 pytest tests/experiments/test_killing.py
 KILLS = int(os.environ.get("ALIGNONCE_KILLS", "8"))

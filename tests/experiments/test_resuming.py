@@ -21,6 +21,8 @@ from alignonce.experiments.tasks import ImageClassification
 from alignonce.experiments.tracking import build_tracker
 from alignonce.experiments.training import train
 
+pytestmark = pytest.mark.faults
+
 FILES = ("state.safetensors", "state.json", "SHA256SUMS")
 IDENTITY = {"config": {"epochs": 2}, "data": {"name": "made"}}
 

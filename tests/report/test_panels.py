@@ -40,7 +40,7 @@ def test_mean_line_leaves_out_what_is_not_finite():
 def test_depth_has_a_panel_for_each_choice_of_the_other_setting_and_all_depths(plots):
     panels = plots["depth"].panels
     assert [panel.title for panel in panels] == ["init=he", "init=glorot"]
-    assert panels[0].series[0].x == (2.0, 5.0, 10.0, 20.0, 30.0)
+    assert panels[0].series[0].x == (2.0, 20.0, 30.0)
 
 
 def test_diverged_run_is_marked_and_counts_as_chance(plots):
@@ -90,12 +90,12 @@ def test_claim_is_drawn_against_the_depth_that_the_study_varies():
     assert [p.title.startswith("Depth") for p in claim_plot(content.claims[0], content).panels] == [False]
 
 
-def test_findings_of_a_study_that_varies_numbers_only_are_no_details():
+def test_findings_of_a_claim_are_no_details_if_there_are_no_others():
     content = made_content()
     deep = [finding for finding in content.findings if finding.part == "depth"]
     content = replace(content, findings=deep)
-    assert content.swept == frozenset()
     assert claim_plot(content.claims[0], content).drawable is not None
+    assert claim_sweep_plot(content.claims[0], content).drawable is None
 
 
 def test_claim_that_nothing_measures_has_no_figure():

@@ -22,6 +22,7 @@ def run(
     study: tyro.conf.Positional[str],
     out: Path | None = None,
     workers: int | None = None,
+    together: bool = False,
     executor: Literal["local", "ray"] = "local",
     address: str | None = None,
     cpus: int = 1,
@@ -47,6 +48,7 @@ def run(
         study: A study file (YAML), or the name of a shipped study: quick, paper, language.
         out: Folder for the results. None: runs/NAME-OF-THE-STUDY.
         workers: Runs at a time, on this machine. None: one for each core, or one if there is a GPU.
+        together: Train runs that differ in seed and rule only in one program: faster on a GPU.
         executor: Where to run: in processes on this machine, or spread over a Ray cluster.
         address: Of the Ray cluster, such as auto or ray://head:10001. None: start Ray on this machine.
         cpus: CPUs that each run asks of the Ray cluster.
@@ -80,7 +82,9 @@ def run(
         from alignonce.experiments.studies.cluster import Cluster
 
         spread = Cluster(folder.path, address, cpus, gpus)
-    result = run_study(loaded, folder, Source(cache, hub), console, workers=workers, executor=spread)
+    result = run_study(
+        loaded, folder, Source(cache, hub), console, workers=workers, executor=spread, together=together
+    )
     return tell(result, folder, console)
 
 

@@ -179,6 +179,22 @@ class Engine:
         mean: Any = self.fabric.all_reduce(values, reduce_op="mean")
         return cast(Tensor, mean)
 
+    def from_each(self, tensor: Tensor) -> list[Tensor]:
+        """Collect a tensor of each process; all of them must call this.
+
+        Args:
+            tensor: of one shape in all of them.
+
+        Returns:
+            The tensors, in the order of the processes.
+        """
+        if self.processes == 1:
+            return [tensor]
+        # Not Fabric's all_gather, which stands on a function that PyTorch has given up.
+        parts = [torch.empty_like(tensor, device=self.device) for _ in range(self.processes)]
+        torch.distributed.all_gather(parts, tensor.to(self.device))
+        return parts
+
     def any(self, flag: bool) -> bool:
         """Tell whether something holds in any process; all of them must ask.
 

@@ -166,9 +166,8 @@ def _random_states(engine: Engine) -> dict[str, Tensor]:
     """By `KIND/PROCESS`: the global random states of all processes."""
     states: dict[str, Tensor] = {}
     for kind, generator in _generators(engine.device).items():
-        mine = generator.get_state()
-        gathered = engine.fabric.all_gather(mine.to(engine.device)) if engine.processes > 1 else mine[None]
-        states |= {f"{kind}/{rank}": state.cpu().clone() for rank, state in enumerate(gathered)}
+        each = engine.from_each(generator.get_state())
+        states |= {f"{kind}/{rank}": state.cpu() for rank, state in enumerate(each)}
     return states
 
 

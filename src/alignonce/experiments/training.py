@@ -225,6 +225,7 @@ def train(
                     save_or_stop()
 
                 collect_losses()
+                save_or_stop()
                 means = {"loss": sum(run.losses) / len(run.losses)} | run.mean_scores(engine, task.train_size)
                 run.metrics.extend(
                     Measurement(run.step, run.step / steps_per_epoch, f"train_{name}", "", mean)

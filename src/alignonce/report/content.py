@@ -48,9 +48,8 @@ class ReportContent:
 
     @cached_property
     def swept(self) -> frozenset[tuple[str, str]]:
-        """Parts and cells whose findings are details: where a number is varied, if there are others, too."""
-        swept = swept_cells(self.study)
-        return swept if any((f.part, f.cell) not in swept for f in self.findings) else frozenset()
+        """Part and name of the cells where the study varies a number, such as depth."""
+        return swept_cells(self.study)
 
     def plots(self) -> list[Plot]:
         """Make the figures that there are numbers for, but those of the claims.

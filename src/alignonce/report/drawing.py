@@ -21,6 +21,7 @@ _WIDTH = 9.0
 _COLUMNS = 3
 _LETTERS = 165
 """Of a caption, on one line."""
+_MOST_TICKS = 11
 _ROW = 0.26
 """Inches that one rule takes in a panel of dots."""
 
@@ -112,9 +113,12 @@ def _draw_lines(axes: Axes, panel: Panel, rules: Sequence[str]) -> None:
     if panel.log:
         axes.set_yscale("log")
         plain_numbers(axes.yaxis, [y for series in _drawable(panel) for y in series.y])
+    places = sorted({x for series in _drawable(panel) for x in series.x})
+    if len(places) <= _MOST_TICKS and all(x.is_integer() for x in places) and not panel.log_along:
+        axes.set_xticks(places)
     if panel.log_along:
         axes.set_xscale("log")
-        plain_numbers(axes.xaxis, [x for series in _drawable(panel) for x in series.x])
+        plain_numbers(axes.xaxis, places)
     if panel.mark is not None:
         axes.axhline(panel.mark, color="#777777", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
     axes.set_xlabel(panel.along)

@@ -105,8 +105,17 @@
       return found;
     };
     const fine = ticks([1, 2, 5]);
+    // Within less than a decade, plotly's own ticks are evenly spaced and written in full.
+    if (fine.length < 3) return { type: "log", nticks: 5 };
     const tickvals = fine.length <= 7 ? fine : ticks([1]);
     return { type: "log", tickvals, ticktext: tickvals.map(format) };
+  }
+
+  // Few whole numbers, such as depths, are the ticks themselves.
+  function linear(values) {
+    const places = [...new Set(values)].sort((a, b) => a - b);
+    const few = places.length > 1 && places.length <= 11 && places.every(Number.isInteger);
+    return few ? { type: "linear", tickvals: places } : { type: "linear" };
   }
 
   const format = (value) => Number(value.toPrecision(4)).toString();
@@ -132,7 +141,7 @@
       hoverlabel: { bgcolor: raised, bordercolor: line, font: { color: text }, align: "left" },
       // On a touch screen a finger that crosses a figure scrolls the page.
       dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
-      xaxis: dots ? valueAxis : { ...axis, title: { text: plain(panel.along), font: { size: 12 }, standoff: 8 }, ...(panel.log_along ? logarithmic(places) : { type: "linear" }) },
+      xaxis: dots ? valueAxis : { ...axis, title: { text: plain(panel.along), font: { size: 12 }, standoff: 8 }, ...(panel.log_along ? logarithmic(places) : linear(places)) },
       yaxis: dots
         ? { ...axis, type: "category", categoryorder: "array", categoryarray: chosen.map(label).reverse(), range: [-0.6, chosen.length - 0.4], showgrid: false, fixedrange: true, tickfont: { color: text, size: 11 } }
         : valueAxis,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from alignonce.experiments.studies.evidence import Evidence
+from alignonce.experiments.studies.evidence import Evidence, Fact
 from alignonce.experiments.studies.study import Study
 from alignonce.report.panels import Panel, Plot, dots, lines
 from alignonce.report.subjects import setting_of, subjects
@@ -127,8 +127,13 @@ def _attacks(facts: Evidence) -> Iterator[Panel]:
             both = [*(fact for fact in clean if fact.rule in known), *attacked]
             yield Panel(
                 f"{_ATTACKS.get(attack, attack)}, {route_title}", "lines", "test accuracy (%)",
-                lines(both, lambda fact: 255 * float(setting_of(fact, "eps")), 100), along="radius (1/255)",
+                lines(both, _radius, 100), along="radius (1/255)",
             )  # fmt: skip
+
+
+def _radius(fact: Fact) -> float:
+    # The setting holds six digits of a multiple of 1/255.
+    return round(255 * float(setting_of(fact, "eps")), 3)
 
 
 def _corruptions(facts: Evidence) -> Iterator[Panel]:
@@ -139,11 +144,10 @@ def _corruptions(facts: Evidence) -> Iterator[Panel]:
 def _weights(facts: Evidence) -> Iterator[Panel]:
     accuracy = facts.pick(measure="accuracy")
     for kind, (title, along) in _WEIGHTS.items():
+        disturbed = accuracy.pick(item=kind)
         # No number of bits means undisturbed weights: there, the clean accuracy has no place.
-        start = [] if kind == "quantisation" else list(accuracy.pick(item="none"))
-        chosen = lines(
-            [*start, *accuracy.pick(item=kind)], lambda fact: float(setting_of(fact, "level")), 100
-        )
+        start = accuracy.pick(item="none") if len(disturbed) and kind != "quantisation" else ()
+        chosen = lines([*start, *disturbed], lambda fact: float(setting_of(fact, "level")), 100)
         yield Panel(title, "lines", "test accuracy (%)", chosen, along=along)
 
 

@@ -30,5 +30,5 @@ def dark_page_color(rule: str) -> str:
     color = rule_color(rule)
     red, green, blue = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
     hue, lightness, saturation = colorsys.rgb_to_hls(red, green, blue)
-    mixed = colorsys.hls_to_rgb(hue, 0.93 - 0.5 * lightness, saturation)
+    mixed = colorsys.hls_to_rgb(hue, 0.98 - 0.7 * lightness, saturation)
     return "#{:02X}{:02X}{:02X}".format(*(round(255 * part) for part in mixed))

@@ -69,11 +69,12 @@ def findings_of(claim: Claim, content: ReportContent, detail: bool = False) -> l
     Returns:
         Its findings.
     """
-    return [
-        finding
-        for finding in content.findings
-        if finding.claim == claim.id and ((finding.part, finding.cell) in content.swept) == detail
-    ]
+    found = [finding for finding in content.findings if finding.claim == claim.id]
+    varied = [finding for finding in found if (finding.part, finding.cell) in content.swept]
+    if len(varied) == len(found):
+        # They are all there is, and so no details.
+        varied = []
+    return varied if detail else [finding for finding in found if finding not in varied]
 
 
 def where(finding: Finding, content: ReportContent) -> str:

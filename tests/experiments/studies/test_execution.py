@@ -12,6 +12,7 @@ import pytest
 import yaml
 from made_studies import TRAIN, made_part, made_study
 
+from alignonce.experiments.files import locked
 from alignonce.experiments.runs import RunFolder
 from alignonce.experiments.studies.execution import run_study
 from alignonce.experiments.studies.folder import StudyFolder
@@ -109,8 +110,7 @@ def test_ctrl_c_keeps_what_is_done(tmp_path):
 
 
 def test_two_processes_do_not_run_one_study(tmp_path):
-    folder = StudyFolder(tmp_path)
-    with folder.locked(), pytest.raises(BlockingIOError, match="another process is at work"):
+    with locked(tmp_path), pytest.raises(BlockingIOError, match="another process is at work"):
         run(made_study(), tmp_path)
     assert len(run(made_study(), tmp_path).states) == 4
 
@@ -136,13 +136,37 @@ def test_missing_data_are_a_failure_never_replaced(tmp_path):
     assert all("data: the hub's data set nobody/nothing" in reason for reason in result.failures.values())
 
 
+def test_runs_together_are_the_same_up_to_rounding(tmp_path):
+    part = made_part(rules=("bp", "fa", "soft:0.5", "kp"), train=TRAIN | {"epochs": 2})
+    study = made_study(parts=(part,))
+    names: list[str] = []
+
+    def noting(jobs, on_start, on_end):
+        names.extend(job.name for job in jobs)
+        at_once(jobs, on_start, on_end)
+
+    result = run_study(study, StudyFolder(tmp_path / "a"), SOURCE, executor=noting, together=True)
+    assert [state for _, state in result.states] == ["done"] * 8
+    # Backpropagation's two, random and soft feedback's four, and each of Kolen-Pollack's by itself.
+    assert sum("more" in name for name in names) == 2
+    assert len(names) == 4
+    run(study, tmp_path / "b")
+    for planned, _ in result.states:
+        ours, theirs = (
+            planned.folder,
+            RunFolder(tmp_path / "b" / planned.folder.path.relative_to(tmp_path / "a")),
+        )
+        losses, others = (f.load().metrics.series("step_loss")[1] for f in (ours, theirs))
+        np.testing.assert_allclose(losses, others, rtol=1e-3)
+
+
 class Note:
     """A job that leaves a file; or kills its process first, each time or the first time."""
 
     def __init__(self, name, folder, deadly=""):
         self.name, self.file, self.deadly = name, folder / name, deadly
 
-    inputs = ()
+    inputs = covers = ()
     output = Path()
 
     def moved(self, old, new):

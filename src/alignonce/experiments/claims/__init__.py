@@ -1,14 +1,14 @@
 """The claims of the paper, put to the numbers of a study: supported, not supported, or inconclusive.
 
 findings = evaluate(evidence)
-write_findings(findings, Path("claims.csv"))
+print(findings_markdown(findings))
 """
 
 from alignonce.experiments.claims.catalogue import CLAIMS
 from alignonce.experiments.claims.claims_alignment import ALL_COSINES
 from alignonce.experiments.claims.evaluation import evaluate
 from alignonce.experiments.claims.finding import VERDICTS, Claim, Finding, Verdict
-from alignonce.experiments.claims.tables import findings_markdown, findings_table, write_findings
+from alignonce.experiments.claims.tables import findings_markdown, findings_table
 
 __all__ = [
     "ALL_COSINES",
@@ -20,5 +20,4 @@ __all__ = [
     "evaluate",
     "findings_markdown",
     "findings_table",
-    "write_findings",
 ]

@@ -1,11 +1,9 @@
-"""Findings as a file, as a table for the terminal, and as one for a text."""
+"""Findings as a table for the terminal, and as one for a text."""
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -13,26 +11,10 @@ from rich.table import Table
 from alignonce.experiments.claims.catalogue import CLAIMS
 from alignonce.experiments.claims.claims_alignment import ALL_COSINES
 from alignonce.experiments.claims.finding import Claim, Finding
-from alignonce.experiments.files import write_atomically
 
 SIGNS = {"supported": "✓", "not supported": "✗", "inconclusive": "?"}
 _STYLES = {"supported": "green", "not supported": "red", "inconclusive": "yellow"}
-_COLUMNS = (
-    "claim", "section", "sentence", "measured", "statistic", "unit", "threshold", "side", "part", "cell",
-    "rule", "baseline", "estimate", "low", "high", "seeds", "per_seed", "verdict", "seeds_needed", "note",
-)  # fmt: skip
 _Row = tuple[Claim, str, dict[str, Finding]]
-
-
-def write_findings(findings: Sequence[Finding], path: Path, claims: Sequence[Claim] = CLAIMS) -> None:
-    """Write findings as CSV, one a line; numbers read back exactly.
-
-    Args:
-        findings: what to write.
-        path: the file.
-        claims: those that the findings are about.
-    """
-    write_atomically(path, lambda temporary: _write(findings, temporary, claims))
 
 
 def findings_table(findings: Sequence[Finding], claims: Sequence[Claim] = CLAIMS) -> Table:
@@ -112,14 +94,3 @@ def _short(finding: Finding) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.3g}" if math.isfinite(value) else "-"
-
-
-def _write(findings: Sequence[Finding], path: Path, claims: Sequence[Claim]) -> None:
-    by_id = {claim.id: vars(claim) for claim in claims}
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, _COLUMNS, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        for finding in findings:
-            per_seed = " ".join(f"{seed}={value!r}" for seed, value in finding.per_seed.items())
-            seeds = {"seeds": len(finding.per_seed), "per_seed": per_seed}
-            writer.writerow(by_id[finding.claim] | vars(finding) | seeds)

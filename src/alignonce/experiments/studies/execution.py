@@ -10,11 +10,13 @@ from rich.console import Console
 
 from alignonce.experiments.analysis.groups import GROUPS, check_libraries
 from alignonce.experiments.devices import pick_device
+from alignonce.experiments.files import locked
 from alignonce.experiments.studies.folder import PlannedRun, RunState, StudyFolder
-from alignonce.experiments.studies.jobs import Measure, Source, Train
+from alignonce.experiments.studies.jobs import Measure, Source, Train, TrainTogether
 from alignonce.experiments.studies.pool import Job, OnEnd, OnStart, default_workers, run_in_processes
 from alignonce.experiments.studies.progress import JobBars
 from alignonce.experiments.studies.study import Study
+from alignonce.experiments.together import groups_of
 
 Executor = Callable[[Sequence[Job], OnStart, OnEnd], None]
 """Does jobs, and tells when each begins and ends."""
@@ -39,6 +41,7 @@ def run_study(
     *,
     workers: int | None = None,
     executor: Executor | None = None,
+    together: bool = False,
 ) -> StudyResult:
     """Do all runs of a study that are not done, and measure the trained networks.
 
@@ -52,6 +55,8 @@ def run_study(
         console: where to show progress; None shows none.
         workers: processes at a time; None takes one for each core, or a single one if there is a GPU.
         executor: does the jobs; None does them in processes on this machine.
+        together: whether runs that differ in seed and rule only are trained in one program, to the same
+            results up to rounding.
 
     Returns:
         How it ended.
@@ -78,16 +83,16 @@ def run_study(
 
             def ended(job: Job, reason: str | None) -> None:
                 if reason is not None:
-                    failures[job.name] = reason
+                    failures.update(dict.fromkeys(job.covers, reason))
                 bars.end(job.name)
 
             executor(jobs, lambda job: bars.start(job.name), ended)
 
-    with folder.locked():
+    with locked(folder.path):
         runs = folder.runs(study)
         waiting = [run for run in runs if not run.folder.is_finished()]
         try:
-            do([Train(run.name, run.config, run.folder.path, source) for run in waiting], "training")
+            do(_trainings(waiting, source, together), "training")
             do(_measurements(folder, study, source), "measuring")
         except KeyboardInterrupt:
             interrupted = True
@@ -97,6 +102,20 @@ def run_study(
 
 def _local(workers: int) -> Executor:
     return lambda jobs, started, ended: run_in_processes(jobs, workers, started, ended)
+
+
+def _trainings(waiting: Sequence[PlannedRun], source: Source, together: bool) -> list[Job]:
+    alone = [Train(run.name, run.config, run.folder.path, source) for run in waiting]
+    if not together:
+        return list(alone)
+    # The runs of a group lie in one folder.
+    jobs: list[Job] = []
+    for _, cell in groupby(alone, lambda job: job.folder.parent):
+        members = list(cell)
+        for group in groups_of([job.config for job in members]):
+            chosen = tuple(members[place] for place in group.runs)
+            jobs.append(TrainTogether(chosen) if len(chosen) > 1 else chosen[0])
+    return jobs
 
 
 def _measurements(folder: StudyFolder, study: Study, source: Source) -> list[Job]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from alignonce.experiments.config import RunConfig
-from alignonce.experiments.files import ensure_writable, locked, write_atomically
+from alignonce.experiments.files import ensure_writable, write_atomically
 from alignonce.experiments.runs import RunFolder, numbered_folders, run_name
 from alignonce.experiments.studies.study import Cell, Study, parse_study
 
@@ -137,16 +135,6 @@ class StudyFolder:
             The folder, whether or not it is there.
         """
         return self.path / cell.folder / "analysis" / f"seed{seed}"
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes out. A process that dies, however it dies, gives the folder free.
-
-        Raises:
-            BlockingIOError: another process works here.
-        """
-        with locked(self.path):
-            yield
 
     def _run_folder(self, cell: Cell, config: RunConfig) -> RunFolder:
         for folder in numbered_folders(self.path / cell.folder, run_name(config)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -11,8 +12,11 @@ from alignonce.experiments.analysis.run import analyse, failure_lines
 from alignonce.experiments.compare import train_and_save
 from alignonce.experiments.config import DATA_FIELDS, RunConfig, TrainingConfig
 from alignonce.experiments.data.image_data import DataUnavailable, ImageData
+from alignonce.experiments.files import locked
+from alignonce.experiments.live import live_metrics
 from alignonce.experiments.runs import RunFolder
 from alignonce.experiments.tasks.loading import Learnable, load_learnable
+from alignonce.experiments.together import train_together
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,11 @@ class Train:
     source: Source
 
     @property
+    def covers(self) -> tuple[str, ...]:
+        """Itself."""
+        return (self.name,)
+
+    @property
     def inputs(self) -> tuple[Path, ...]:
         """None: a run depends on its configuration and its data alone."""
         return ()
@@ -91,6 +100,55 @@ class Train:
 
 
 @dataclass(frozen=True)
+class TrainTogether:
+    """Train several runs in one program, and save each in its folder; all lie in one folder."""
+
+    runs: tuple[Train, ...]
+
+    @property
+    def name(self) -> str:
+        """The first run, and how many more."""
+        return f"{self.runs[0].name} and {len(self.runs) - 1} more"
+
+    @property
+    def covers(self) -> tuple[str, ...]:
+        """All its runs."""
+        return tuple(run.name for run in self.runs)
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """None, as for a single run."""
+        return ()
+
+    @property
+    def output(self) -> Path:
+        """The folder of their folders."""
+        return self.runs[0].folder.parent
+
+    def moved(self, old: Path, new: Path) -> TrainTogether:
+        """Make the same job in another place."""
+        return TrainTogether(tuple(run.moved(old, new) for run in self.runs))
+
+    def __call__(self) -> None:
+        """Train."""
+        configs = [run.config for run in self.runs]
+        folders = [RunFolder(run.folder) for run in self.runs]
+        data = self.runs[0].source.load_images(configs[0])
+        with ExitStack() as stack:
+            for folder in folders:
+                folder.prepare()
+                stack.enter_context(locked(folder.path))
+            metrics = [stack.enter_context(live_metrics(folder.path)) for folder in folders]
+            results = train_together(
+                configs, data,
+                on_checkpoint=lambda run, step, network: folders[run].save_checkpoint(step, network),
+                metrics=metrics,
+            )  # fmt: skip
+            for folder, config, result in zip(folders, configs, results, strict=True):
+                folder.save(config, data, result)
+
+
+@dataclass(frozen=True)
 class Measure:
     """Measure trained networks of one seed, which are compared with each other."""
 
@@ -99,6 +157,11 @@ class Measure:
     plan: AnalysisPlan
     out: Path
     source: Source
+
+    @property
+    def covers(self) -> tuple[str, ...]:
+        """Itself."""
+        return (self.name,)
 
     @property
     def inputs(self) -> tuple[Path, ...]:

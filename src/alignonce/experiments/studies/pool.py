@@ -23,6 +23,10 @@ class Job(Protocol):
         """For people."""
 
     @property
+    def covers(self) -> tuple[str, ...]:
+        """Names of all that fails if it fails."""
+
+    @property
     def inputs(self) -> tuple[Path, ...]:
         """Folders that it reads, besides the data set."""
 

@@ -1,0 +1,197 @@
+"""Test accuracy against the time of a training step, for each feedback format: a table and a figure.
+
+    python benchmarks/pareto.py accuracy [--network cnn] [--formats "Int8()"] [--seeds 0 1 2] [--epochs 3]
+    python benchmarks/pareto.py time figure
+
+Every run of a seed starts from the same forward weights and sees the same batches, under soft alignment with
+a cosine of 1 unless its name says otherwise. Runs are added to a file, which says what is done already; times
+are taken of the same networks, interleaved. The table and the figure are those of
+docs/cheaper-than-backprop.md.
+"""
+
+import argparse
+import csv
+import io
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from alignonce import Dense, FeedbackFormat, RuleSummary, SoftAlignment, set_learning_rule
+from alignonce.experiments.config import NetworkConfig
+from alignonce.experiments.data.image_data import ImageData
+from alignonce.experiments.data.loading import load_data
+from alignonce.experiments.figures import save_figure
+from alignonce.experiments.files import write_atomically
+from alignonce.experiments.models import build_model
+from alignonce.experiments.seeds import derived_seed
+from alignonce.experiments.training import as_pixels, evaluate
+from formats import FORMATS
+from timing import interleave, machine
+
+NETWORKS = {
+    "mlp": NetworkConfig(model="mlp", depth=5, width=1024),
+    "cnn": NetworkConfig(model="resnet", depth=1, width=64),
+}
+BATCH = 128
+
+CHOICES: dict[str, tuple[float, FeedbackFormat] | None] = {
+    "backpropagation": None,
+    **{name: (1.0, format) for name, format in FORMATS.items()},
+    "Dense(), cosine 0.6": (0.6, Dense()),
+}
+"""By name: the cosine that B starts with and its format; None for backpropagation."""
+
+
+def build(data: ImageData, network: str, name: str, seed: int) -> tuple[nn.Module, RuleSummary | None]:
+    """A network in the way of learning of this name."""
+    model = build_model(NETWORKS[network], seed, data.image_shape, data.num_classes, data.mean, data.std)
+    choice = CHOICES[name]
+    if choice is None:
+        return model, None
+    return model, set_learning_rule(model, SoftAlignment(choice[0], seed), format=choice[1])
+
+
+def stepper(model: nn.Module) -> Callable[[torch.Tensor, torch.Tensor], None]:
+    """A function that makes one training step on a batch of stored images and labels."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
+
+    def step(images: torch.Tensor, labels: torch.Tensor) -> None:
+        loss = F.cross_entropy(model(as_pixels(images)), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def train(data: ImageData, network: str, name: str, seed: int, epochs: int, images: int) -> dict[str, Any]:
+    """Train on so many images in each epoch, and test: a row of the file of accuracies."""
+    model, summary = build(data, network, name, seed)
+    step = stepper(model)
+    batches = torch.Generator().manual_seed(derived_seed(seed, "batches"))
+    for _ in range(epochs):
+        for batch in torch.randperm(len(data.train_labels), generator=batches)[:images].split(BATCH):
+            step(data.train_images[batch], data.train_labels[batch])
+    rows = summary.rows[1:] if summary else ()  # no error goes back through the first layer
+    return {
+        "network": network,
+        "format": name,
+        "epochs": epochs,
+        "images": images,
+        "seed": seed,
+        "accuracy": evaluate(model, data.test_images, data.test_labels)[1],
+        "cosine": statistics.mean(row.cosine for row in rows) if rows else 1.0,
+    }
+
+
+def add_accuracies(data: ImageData, args: argparse.Namespace) -> None:
+    """Train what the file of accuracies does not hold yet."""
+    path = args.out / "accuracy.csv"
+    for seed in args.seeds:
+        for name in args.formats:
+            numbers = {"epochs": str(args.epochs), "images": str(args.images), "seed": str(seed)}
+            key = {"network": args.network, "format": name, **numbers}
+            if any(key.items() <= row.items() for row in read(path)):
+                continue
+            row = train(data, args.network, name, seed, args.epochs, args.images)
+            write(path, [*read(path), row])
+            print(row, flush=True)
+
+
+def add_times(data: ImageData, args: argparse.Namespace) -> None:
+    """Time all ways of learning of a network against backpropagation."""
+    images, labels = data.train_images[:BATCH], data.train_labels[:BATCH]
+
+    def call(name: str) -> Callable[[], None]:
+        step = stepper(build(data, args.network, name, 0)[0])
+        return lambda: step(images, labels)
+
+    names = dict.fromkeys(["backpropagation", *args.formats])
+    ratios = interleave({name: call(name) for name in names}, rounds=args.rounds, warmup=2)
+    path = args.out / "time.csv"
+    others = [r for r in read(path) if r["network"] != args.network or r["format"] not in names]
+    rows = [{"network": args.network, "format": r.name, "milliseconds": r.milliseconds,
+             "ratio": r.median, "low": r.low, "high": r.high} for r in ratios]  # fmt: skip
+    write(path, [*others, *rows])
+    print(machine())
+
+
+def report(args: argparse.Namespace) -> None:
+    """Print the table and draw the figure of what was measured of a network."""
+    import matplotlib.pyplot as plt
+
+    accuracies = [r for r in read(args.out / "accuracy.csv") if r["network"] == args.network]
+    times = {r["format"]: r for r in read(args.out / "time.csv") if r["network"] == args.network}
+    print("| format | step over backpropagation | cosine | accuracy, each seed | mean |")
+    print("|---|---|---|---|---|")
+    figure, axes = plt.subplots(figsize=(8, 4.8), layout="constrained")
+    for name in CHOICES:
+        rows = sorted((r for r in accuracies if r["format"] == name), key=lambda r: int(r["seed"]))
+        if not rows or name not in times:
+            continue
+        found = [float(r["accuracy"]) for r in rows]
+        ratio, low, high = (float(times[name][k]) for k in ("ratio", "low", "high"))
+        mean = statistics.mean(found)
+        cells = [name, f"{ratio:.3f} ({low:.3f} to {high:.3f})", f"{float(rows[0]['cosine']):.3f}",
+                 ", ".join(f"{a:.4f}" for a in found), f"{mean:.4f}"]  # fmt: skip
+        print("| " + " | ".join(cells) + " |")
+        axes.errorbar(
+            ratio, mean, xerr=[[max(0, ratio - low)], [max(0, high - ratio)]],
+            yerr=[[mean - min(found)], [max(found) - mean]], fmt="o", elinewidth=0.8,
+        )  # fmt: skip
+        axes.annotate(name, (ratio, mean), xytext=(4, 4), textcoords="offset points", fontsize=7)
+    axes.axvline(1, color="grey", linewidth=0.8)
+    axes.set(xscale="log", xlabel="time of a training step / backpropagation's", ylabel="test accuracy")
+    axes.set_title(f"Feedback formats: {args.network}, Fashion-MNIST, {accuracies[0]['epochs']} epochs")
+    save_figure(figure, args.figure)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file; none if there is no such file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows to a CSV file."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text.getvalue())
+
+
+def main() -> None:
+    """Do what is asked, in order."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", nargs="+", choices=["accuracy", "time", "figure"])
+    parser.add_argument("--network", default="mlp", choices=list(NETWORKS))
+    parser.add_argument("--formats", nargs="+", default=list(CHOICES), choices=list(CHOICES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--images", type=int, default=60_000, help="training images in each epoch")
+    parser.add_argument("--rounds", type=int, default=20, help="timings of each format (default 20)")
+    parser.add_argument("--out", type=Path, default=Path("runs/pareto"))
+    parser.add_argument("--figure", type=Path, default=Path("docs/images/pareto"))
+    args = parser.parse_args()
+    data = load_data("fashion-mnist")
+    if "accuracy" in args.what:
+        add_accuracies(data, args)
+    if "time" in args.what:
+        add_times(data, args)
+    if "figure" in args.what:
+        report(args)
+
+
+if __name__ == "__main__":
+    main()
