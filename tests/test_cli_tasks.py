@@ -34,7 +34,7 @@ def test_options_left_out_follow_those_given(tmp_path, text):
     out = tmp_path / "run"
     assert run("train", *text, "--width", "64", "--out", str(out)) == 0
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))
-    assert (config["width"], config["heads"], config["learning_rate"]) == (64, 2, 1e-3)
+    assert (config["width"], config["heads"], config["learning_rate"]) == (64, 2, 2e-3)
 
 
 def test_language_models_are_compared_in_bits_per_byte(tmp_path, text, capsys):
