@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from small_runs import made_data, small_config, without_time
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from alignonce import RandomFeedback, set_learning_rule
 from alignonce.experiments import training
@@ -225,7 +226,7 @@ def test_learning_rate_follows_warm_up_and_schedule():
     def spy(optimizer, args, kwargs):
         rates.append(optimizer.param_groups[0]["lr"])
 
-    handle = torch.optim.optimizer.register_optimizer_step_pre_hook(spy)
+    handle = register_optimizer_step_pre_hook(spy)
     try:
         total = train(config, data).total_steps
     finally:
