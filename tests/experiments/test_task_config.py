@@ -8,7 +8,7 @@ from alignonce.experiments.config import CompareConfig, RunConfig
 def test_defaults_are_those_of_the_task_and_its_network():
     text = RunConfig(task="lm")
     assert (text.model, text.data, text.depth, text.width, text.init) == (
-        "gpt", "python-stdlib", 4, 128, "glorot"
+        "gpt", "python-stdlib", 4, 128, "lecun"
     )  # fmt: skip
     assert RunConfig(task="tabular").data == "diabetes"
     assert RunConfig().data == "fashion-mnist"

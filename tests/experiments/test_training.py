@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 from small_runs import made_data, small_config, without_time
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from alignonce import RandomFeedback, set_learning_rule
 from alignonce.experiments import training
 from alignonce.experiments.devices import pick_device
 from alignonce.experiments.models import build_run_model
+from alignonce.experiments.schedules import rate_factor
 from alignonce.experiments.seeds import derived_seed
 from alignonce.experiments.tasks import images
 from alignonce.experiments.training import evaluate, train
@@ -214,3 +216,22 @@ def test_gpu_and_cpu_agree(model):
     for metric in ("step_loss", "test_loss"):
         values = [result.metrics.series(metric)[1] for result in results]
         assert values[0] == pytest.approx(values[1], rel=1e-2, abs=1e-3)
+
+
+def test_learning_rate_follows_warm_up_and_schedule():
+    data = made_data()
+    config = small_config(schedule="cosine", warmup=0.25, epochs=2, depth=1)
+    rates = []
+
+    def spy(optimizer, args, kwargs):
+        rates.append(optimizer.param_groups[0]["lr"])
+
+    handle = register_optimizer_step_pre_hook(spy)
+    try:
+        total = train(config, data).total_steps
+    finally:
+        handle.remove()
+    warmup = int(0.25 * total)
+    expected = [config.learning_rate * rate_factor("cosine", step, total, warmup) for step in range(total)]
+    assert rates == pytest.approx(expected)
+    assert rates[0] < rates[warmup] == config.learning_rate > rates[-1]

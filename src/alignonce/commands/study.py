@@ -45,7 +45,7 @@ def run(
       tensorboard --logdir runs/quick                 # in another terminal: watch
 
     Args:
-        study: A study file (YAML), or the name of a shipped study: quick, paper.
+        study: A study file (YAML), or the name of a shipped study: quick, paper, language.
         out: Folder for the results. None: runs/NAME-OF-THE-STUDY.
         workers: Runs at a time, on this machine. None: one for each core, or one if there is a GPU.
         together: Train runs that differ in seed and rule only in one program: faster on a GPU.

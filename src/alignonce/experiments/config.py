@@ -10,6 +10,7 @@ from alignonce import DirectFeedback
 from alignonce.experiments.data.known import KNOWN_DATA
 from alignonce.experiments.network_config import NetworkConfig
 from alignonce.experiments.rule_specs import KNOWN_RULES, canonical_rule, has_fixed_feedback, parse_rule
+from alignonce.experiments.schedules import Schedule
 
 DATA_HELP = (
     f"Data set. images: {', '.join(KNOWN_DATA)}, hub:OWNER/NAME, or the path of a folder or an .npz file. "
@@ -29,7 +30,8 @@ TASK_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
     "images": {},
     "lm": {
         "model": "gpt", "data": "python-stdlib", "limit": 4800, "epochs": 1, "batch_size": 8,
-        "learning_rate": 1e-3,
+        "learning_rate": 2e-3, "warmup": 0.1, "rule": "fast-mirror",
+        "rules": ("bp", "fa", "dfa", "soft:0.5", "soft:1", "periodic:100", "fast-mirror"),
     },
     "tabular": {
         "data": "diabetes", "depth": 2, "width": 64, "epochs": 100, "batch_size": 32, "learning_rate": 1e-3,
@@ -76,10 +78,14 @@ class TrainingConfig(TaskConfig):
         description="Use only this many training and test examples (images, windows of text, rows).",
     )
     epochs: int = Field(6, ge=1, description="Passes through the training examples.")
-    optimizer: Literal["adam", "adamw", "sgd"] = Field(
-        "adam", description="Optimiser. Its learning rate stays constant."
-    )
+    optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="Optimiser.")
     learning_rate: float = Field(1e-4, gt=0, allow_inf_nan=False, description="Learning rate.")
+    schedule: Schedule = Field(
+        "constant", description="The learning rate after warm-up: constant, or falling along half a cosine."
+    )
+    warmup: float = Field(
+        0.0, ge=0, lt=1, description="Part of the steps in which the learning rate rises to its full value."
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum; sgd only.")
     weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False, description="Weight decay.")
     feedback_scale: float = Field(

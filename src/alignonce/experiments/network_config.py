@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from alignonce.experiments.format_specs import KNOWN_FORMATS, canonical_format
 
 ModelName = Literal["mlp", "resnet", "vgg", "resnet18", "vit", "lstm", "gpt"]
-Init = Literal["he", "glorot"]
+Init = Literal["he", "glorot", "lecun"]
 HiddenNorm = Literal["none", "layer", "batch"]
 FORMAT_HELP = ", ".join(f"{kind.usage} ({kind.title})" for kind in KNOWN_FORMATS.values())
 
@@ -32,7 +32,7 @@ _DEFAULTS: dict[str, _Defaults] = {
     # As in the code of Dosovitskiy et al. 2021, arXiv 2010.11929; He's weights would make attention peaked.
     "vit": _Defaults(6, 192, "glorot", head_width=64),
     "lstm": _Defaults(1, 128, "glorot"),
-    "gpt": _Defaults(4, 128, "glorot", head_width=32),
+    "gpt": _Defaults(4, 128, "lecun", head_width=32),
 }
 # Of each option of some networks only: the networks, and the value that means "not used".
 _OPTIONS: dict[str, tuple[tuple[ModelName, ...], Any]] = {
@@ -71,8 +71,8 @@ class NetworkConfig(BaseModel):
     )
     init: Init | None = Field(
         None,
-        description="Initial forward weights: He (Kaiming normal, fan-in) or Glorot (Xavier normal). Left "
-        "out: glorot for vit, lstm and gpt, he for the others.",
+        description="Initial forward weights, all normal: He (variance 2 / fan-in), Glorot (2 / (fan-in + "
+        "fan-out)) or LeCun (1 / fan-in). Left out: glorot for vit, lstm; lecun for gpt; or he.",
     )
     shortcuts: bool = Field(
         False,

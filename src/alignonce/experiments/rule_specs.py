@@ -58,6 +58,11 @@ _KINDS = (
         "mirror", "weight mirror", "#CC79A7",
         lambda _, seed: WeightMirror(seed=seed, start=RandomFeedback(seed)),
     ),
+    # The recipe for transformers, whose weights move fast: see docs/transformers.md.
+    RuleKind(
+        "fast-mirror", "weight mirror, fast", "#8E4585",
+        lambda _, seed: WeightMirror(5, rate=0.3, seed=seed, start=RandomFeedback(seed)),
+    ),
     RuleKind("dfa", "direct feedback", "#6A3D9A", lambda _, seed: DirectFeedback(seed=seed)),
 )  # fmt: skip
 KNOWN_RULES: dict[str, RuleKind] = {kind.name: kind for kind in _KINDS}

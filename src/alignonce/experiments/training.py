@@ -22,6 +22,7 @@ from alignonce.experiments.engine import Engine
 from alignonce.experiments.metrics import Measurement, Metrics, angle_deg
 from alignonce.experiments.resuming import ResumePoints
 from alignonce.experiments.run_state import RunState, own_randomness
+from alignonce.experiments.schedules import rate_factor
 from alignonce.experiments.seeds import derived_seed
 from alignonce.experiments.stopping import StopRequest
 from alignonce.experiments.tasks import ImageClassification, Task
@@ -118,7 +119,8 @@ def train(
     model = build()
     forward = engine.set_up(model)
     task = task.to(engine.device)
-    optimizer = engine.set_up_optimizer(build_optimizer(model, config))
+    plain_optimizer = build_optimizer(model, config)
+    optimizer = engine.set_up_optimizer(plain_optimizer)
     # Drawn on the CPU: every device sees the same batches.
     order = torch.Generator().manual_seed(derived_seed(config.seed, "batches"))
     run = RunState(model, optimizer, order, Metrics() if metrics is None else metrics, tracker)
@@ -126,6 +128,7 @@ def train(
     steps_per_epoch = math.ceil(task.train_size / config.batch_size)
     total_steps = steps_per_epoch * config.epochs
     checkpoints = checkpoint_steps(config.checkpoints, total_steps)
+    warmup_steps = int(config.warmup * total_steps)
     early = {math.ceil(part * steps_per_epoch) for part in EARLY_EPOCHS} - {steps_per_epoch}
     start = time.perf_counter()
     status: Status = "done"
@@ -133,6 +136,9 @@ def train(
 
     def learn(batch: Tensor) -> None:
         """Make one step of training."""
+        factor = rate_factor(config.schedule, run.step, total_steps, warmup_steps)
+        for group in plain_optimizer.param_groups:
+            group["lr"] = config.learning_rate * factor
         optimizer.zero_grad()
         for part in engine.parts(batch):
             loss, scores = task.loss(forward, task.batch(part.examples))

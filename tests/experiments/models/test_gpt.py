@@ -66,3 +66,11 @@ def test_heads_are_those_of_the_configuration():
     assert isinstance(model, GPT)
     assert model.blocks[0].attention.heads == 4
     assert RunConfig(task="lm", width=96).heads == 3
+
+
+def test_weights_begin_with_deviations_by_fan_in():
+    model = build(width=64, heads=2)
+    for name, fan_in in (("expand", 64), ("contract", 256)):
+        weight = getattr(model.blocks[0], name).weight.detach().double()
+        assert float(weight.std()) == pytest.approx(fan_in**-0.5, rel=0.03)
+    assert float(model.tokens.weight.detach().double().std()) == pytest.approx(0.02, rel=0.03)

@@ -87,14 +87,15 @@ def _corpus(dataset: Any, name: str, source: str, max_bytes: int | None) -> Corp
     if "train" not in splits:
         raise ValueError(f"{source}: there must be a split named train, got {', '.join(splits) or 'none'}")
     wanted = DEFAULT_MAX_BYTES if max_bytes is None else max_bytes
-    texts = lambda split: _texts(splits[split], source)  # noqa: E731
+    learnt = _texts(splits["train"], source)
     test_split = next((split for split in _TEST_SPLITS if split in splits), None)
     if test_split is not None:
+        checked = _texts(splits[test_split], source)
         source = f"{source} (splits train and {test_split})"
-        train, test = _beginning(texts("train"), wanted), _beginning(texts(test_split), TEST_BYTES)
+        train, test = joined(_as_many(learnt, wanted)), joined(_as_many(checked, TEST_BYTES))
     else:
         source = f"{source} (split train, one row of ten held out)"
-        rows = list(enumerate(_as_many(texts("train"), wanted + min(wanted // 9, TEST_BYTES))))
+        rows = list(enumerate(_as_many(learnt, wanted + min(wanted // 9, TEST_BYTES))))
         train = joined(text for row, text in rows if not is_held_out(str(row)))
         test = joined(text for row, text in rows if is_held_out(str(row)))
     if not (train and test):
@@ -113,10 +114,6 @@ def _texts(rows: Iterable[dict[str, Any]], source: str) -> Iterator[bytes]:
             )
         if text.strip():
             yield text.encode()
-
-
-def _beginning(texts: Iterable[bytes], size: int) -> bytes:
-    return joined(_as_many(texts, size))
 
 
 def _as_many(texts: Iterable[bytes], size: int) -> Iterator[bytes]:

@@ -10,9 +10,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from alignonce.experiments.files import write_atomically
+
 BYTES = 256
 TOKENIZER_FILE = "tokenizer.json"
-# Byte-pair encoding has its cost per document; a text without end is cut into pieces of this many bytes.
+# Byte-pair encoding has its cost per document; a long text is cut into pieces of so many characters.
 _PIECE = 1_000_000
 
 
@@ -125,7 +127,7 @@ class BytePairTokens:
 
     def encode(self, text: bytes) -> Tensor:
         """See `Tokens`; int32. Bytes that are no UTF-8 become the replacement character."""
-        encodings = self._tokenizer.encode_batch(list(_pieces(text)))
+        encodings = self._tokenizer.encode_batch(_pieces(text))
         return torch.cat([torch.tensor(encoding.ids, dtype=torch.int32) for encoding in encodings])
 
     def decode(self, tokens: Sequence[int]) -> bytes:
@@ -135,8 +137,6 @@ class BytePairTokens:
 
     def save(self, folder: Path) -> None:
         """See `Tokens`."""
-        from alignonce.experiments.files import write_atomically
-
         write_atomically(folder / TOKENIZER_FILE, self._tokenizer.to_str(pretty=True))
 
 
@@ -166,17 +166,15 @@ def load_tokens(folder: Path) -> Tokens:
 
 
 def _pieces(text: bytes) -> list[str]:
-    return [
-        text[start : start + _PIECE].decode(errors="replace") for start in range(0, max(len(text), 1), _PIECE)
-    ]
+    whole = text.decode(errors="replace")
+    return [whole[start : start + _PIECE] for start in range(0, max(len(whole), 1), _PIECE)]
 
 
 def _import_tokenizers() -> Any:
     try:
-        importlib.import_module("tokenizers")
+        return importlib.import_module("tokenizers")
     except ImportError as error:
         raise ValueError(
             "vocabulary: byte pairs need the tokenizers library, which is missing "
             f"({error}); pip install 'alignonce[transformers]', or use vocabulary 256, bytes"
         ) from error
-    return importlib.import_module("tokenizers")

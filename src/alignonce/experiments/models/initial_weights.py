@@ -11,7 +11,7 @@ def initialise(model: nn.Module, init: Init, generator: torch.Generator) -> None
 
     Args:
         model: the network, in the order of whose layers numbers are drawn.
-        init: He (normal, by fan-in) or Glorot (normal).
+        init: He (normal, by fan-in), Glorot (normal) or LeCun (normal, by fan-in).
         generator: where the numbers come from.
     """
     for module in model.modules():
@@ -36,5 +36,7 @@ def initialise(model: nn.Module, init: Init, generator: torch.Generator) -> None
 def _draw(weight: Tensor, init: Init, generator: torch.Generator) -> None:
     if init == "he":
         nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator)
+    elif init == "lecun":
+        nn.init.normal_(weight, std=weight[0].numel() ** -0.5, generator=generator)
     else:
         nn.init.xavier_normal_(weight, generator=generator)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alignonce import evolve
@@ -24,6 +26,7 @@ from alignonce.experiments.studies.jobs import Source
 from alignonce.experiments.studies.pool import default_workers
 from alignonce.experiments.studies.shapes import DataShape, shape_of
 from alignonce.experiments.studies.study import Study
+from alignonce.experiments.tasks.task import SavedTask
 from alignonce.experiments.training import build_optimizer
 
 # Where a step on a few images takes longer than this, in seconds, it is scaled up in place of a whole batch.
@@ -39,29 +42,29 @@ class Cost(NamedTuple):
     size: int
 
 
-def estimate_run(config: RunConfig, shape: DataShape) -> Cost:
-    """Time a step of a run on made-up images, and scale it up.
+def estimate_run(config: RunConfig, shape: DataShape | SavedTask) -> Cost:
+    """Time a step of a run on made-up images or on real text and rows, and scale it up.
 
     Args:
         config: the run.
         shape: of its data.
 
     Returns:
-        The cost; evaluation is counted as a third of a step on the same images.
+        The cost; evaluation is counted as a third of a step on the same examples.
     """
     device = pick_device(config.device)
-    channels = shape.image_shape[0]
-    model = build_run_model(
-        config, shape.image_shape, shape.num_classes, [0.5] * channels, [0.25] * channels
-    ).to(device)
+    if isinstance(shape, DataShape):
+        model, loss_of = _on_made_up_images(config, shape, device)
+        train_size, test_size = shape.train_images, shape.test_images
+    else:
+        model, loss_of = _on_examples(config, shape, device)
+        train_size, test_size = shape.facts.train_images, shape.facts.test_images
     optimizer = build_optimizer(model, config)
 
     def step(number: int, count: int) -> float:
-        images = torch.rand(count, *shape.image_shape, device=device)
-        labels = torch.zeros(count, dtype=torch.int64, device=device)
         start = time.perf_counter()
         optimizer.zero_grad()
-        loss = F.cross_entropy(model(images), labels)
+        loss = loss_of(count)
         loss.backward()
         optimizer.step()
         evolve(model, number)
@@ -76,12 +79,38 @@ def estimate_run(config: RunConfig, shape: DataShape) -> Cost:
         count = config.batch_size
         seconds = min(step(number, count) for number in range(3, 6))
     per_image = seconds / count
-    train_images = min(shape.train_images, config.limit or shape.train_images)
-    test_images = min(shape.test_images, config.limit or shape.test_images)
+    train_images, test_images = (min(size, config.limit or size) for size in (train_size, test_size))
     seconds = config.epochs * per_image * (train_images + test_images / 3)
     state = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     steps = config.epochs * math.ceil(train_images / config.batch_size)
     return Cost(seconds, state * (1 + config.checkpoints) + BYTES_PER_STEP * steps)
+
+
+def _on_made_up_images(
+    config: RunConfig, shape: DataShape, device: torch.device
+) -> tuple[nn.Module, Callable[[int], Tensor]]:
+    channels = shape.image_shape[0]
+    model = build_run_model(
+        config, shape.image_shape, shape.num_classes, [0.5] * channels, [0.25] * channels
+    ).to(device)
+
+    def loss_of(count: int) -> Tensor:
+        images = torch.rand(count, *shape.image_shape, device=device)
+        return F.cross_entropy(model(images), torch.zeros(count, dtype=torch.int64, device=device))
+
+    return model, loss_of
+
+
+def _on_examples(
+    config: RunConfig, task: SavedTask, device: torch.device
+) -> tuple[nn.Module, Callable[[int], Tensor]]:
+    model, there = task.build_model(config).to(device), task.to(device)
+
+    def loss_of(count: int) -> Tensor:
+        examples = torch.arange(min(count, there.train_size), device=device)
+        return there.loss(model, there.batch(examples))[0]
+
+    return model, loss_of
 
 
 def print_estimate(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from alignonce.experiments.config import RunConfig
+from alignonce.experiments.data.image_data import ImageData
 from alignonce.experiments.data.known import KNOWN_DATA
 from alignonce.experiments.studies.jobs import Source
+from alignonce.experiments.tasks.task import SavedTask
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class DataShape:
     num_classes: int
 
 
-def shape_of(config: RunConfig, source: Source) -> DataShape:
+def shape_of(config: RunConfig, source: Source) -> DataShape | SavedTask:
     """Find out the sizes of a run's data.
 
     Args:
@@ -27,13 +29,15 @@ def shape_of(config: RunConfig, source: Source) -> DataShape:
         source: where data come from.
 
     Returns:
-        The sizes.
+        The sizes; of a task other than images, the task itself.
 
     Raises:
         ValueError: the data are not known, and not to be had.
     """
     known = KNOWN_DATA.get(config.data)
-    if known is not None:
+    if known is not None and config.task == "images":
         return DataShape(known.train_images, known.test_images, known.image_shape, known.num_classes)
-    data = source.load_images(config)
+    data = source.load(config)
+    if not isinstance(data, ImageData):
+        return data
     return DataShape(len(data.train_labels), len(data.test_labels), data.image_shape, data.num_classes)
