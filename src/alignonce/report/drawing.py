@@ -51,7 +51,7 @@ def draw_plot(plot: Plot) -> Figure:
         FigureCanvasAgg(figure)
         grid = figure.subplots(count, columns, squeeze=False).flatten()
         for place, (axes, panel) in enumerate(zip(grid, plot.panels, strict=False)):
-            axes.set_title("\n".join(textwrap.wrap(panel.title, 118 // columns)))
+            axes.set_title("\n".join(textwrap.wrap(panel.title, int(9 * figure.get_figwidth() / columns))))
             if panel.kind == "dots":
                 _draw_dots(axes, panel, rules, named=place % columns == 0 or not dots)
             else:
@@ -159,6 +159,6 @@ def _add_title(figure: Figure, title: str, rules: Sequence[str]) -> None:
     handles = [Line2D([], [], color=rule_color(rule), linewidth=2, label=label_of(rule)) for rule in rules]
     figure.legend(
         handles=handles, loc="outside upper left", ncols=5, frameon=False, fontsize=8, handlelength=1.6,
-        columnspacing=1.4, title=textwrap.fill(title, 110), alignment="left", borderpad=0.1,
+        columnspacing=1.4, title=textwrap.fill(title, int(10 * figure.get_figwidth())), alignment="left", borderpad=0.1,
         title_fontproperties={"size": 11, "weight": "bold"},
     )  # fmt: skip
