@@ -50,7 +50,7 @@ def publish(study: Path, readme: Path = DOCS.parent / "README.md", docs: Path = 
     # The README has room for the paper's own rules; the rest is in docs/results.md.
     main = [f for f in content.findings if not f.cell and f.rule.split(":")[0] in ("fa", "soft")]
     facts = "; ".join(f"{name}: {escaped(value)}" for name, value in environment_words(content))
-    table = f"{findings_markdown(main)}\n*Seeds {', '.join(map(str, content.seeds))}. {facts}.*"
+    table = f"{findings_markdown(main)}\n*{facts}.*"
     old = readme.read_text(encoding="utf-8")
     if not (BEGIN in old and END in old):
         raise ValueError(f"{readme} must hold the comments {BEGIN} and {END}")

@@ -1,12 +1,9 @@
 """A study on a Ray cluster of two nodes on this machine, one of which is killed in mid-study."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "experiments" / "studies"))
 from made_studies import TRAIN, made_part, made_study
 
 from alignonce.experiments.studies.cluster import Cluster

@@ -93,5 +93,9 @@ def _write(folder: StudyFolder, console: Console) -> None:
         content = gather(folder, lambda done, total: bars.update(task, completed=done, total=total))
         bars.update(task, description="drawing the report", total=None)
         files = write_report(content, folder.path / "report")
-    console.print(findings_table(content.findings))
+    # Findings at single settings of a part are too many for a terminal.
+    main = [finding for finding in content.findings if not finding.cell]
+    console.print(findings_table(main))
+    if more := len(content.findings) - len(main):
+        print(f"And {more} findings at each depth, learning rate and so on: see the report.")
     print(f"Report: {files[0]}")

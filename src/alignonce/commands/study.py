@@ -153,6 +153,8 @@ def tell(result: StudyResult, folder: StudyFolder, console: Console) -> int:
 
 
 def _print_cells(folder: StudyFolder, console: Console) -> None:
-    from alignonce.experiments.studies.overview import cell_table
+    from alignonce.experiments.studies.overview import LEGEND, cell_tables
 
-    console.print(cell_table(folder, folder.study()))
+    for table in cell_tables(folder, folder.study()):
+        console.print(table)
+    print(LEGEND)

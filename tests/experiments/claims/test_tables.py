@@ -1,24 +1,11 @@
 """Findings written down."""
 
-import csv
-
 from rich.console import Console
 
-from alignonce.experiments.claims import evaluate, findings_markdown, findings_table, write_findings
+from alignonce.experiments.claims import evaluate, findings_markdown, findings_table
 from experiments.claims.made_evidence import accuracies
 
 EVIDENCE = accuracies({"bp": [0.9, 0.91], "fa": [0.3, 0.31], "soft:0.5": [0.9, 0.911]})
-
-
-def test_csv_reads_back_exactly(tmp_path):
-    findings = evaluate(EVIDENCE, resamples=100)
-    write_findings(findings, tmp_path / "claims.csv")
-    with (tmp_path / "claims.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert [float(row["estimate"]) for row in rows] == [f.estimate for f in findings]
-    assert [row["verdict"] for row in rows] == [f.verdict for f in findings]
-    values = dict(pair.split("=") for pair in rows[0]["per_seed"].split())
-    assert {int(seed): float(value) for seed, value in values.items()} == findings[0].per_seed
 
 
 def test_markdown_has_a_row_for_each_claim_and_a_column_for_each_rule():

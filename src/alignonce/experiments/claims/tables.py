@@ -27,19 +27,22 @@ def findings_table(findings: Sequence[Finding], claims: Sequence[Claim] = CLAIMS
     Returns:
         The table, to be printed by rich.
     """
-    rules = _rules(findings)
+    rules, rows = _rules(findings), _rows(findings, claims)
+    places = {where for _, where, _ in rows}
     table = Table(
+        title=f"Part {places.pop()}" if len(places) == 1 else None, title_justify="left",
         caption="✓ supported, ✗ not supported, ? inconclusive",
         caption_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0),
     )  # fmt: skip
     table.add_column("claim", no_wrap=True)
-    table.add_column("where")
+    if several := len(places) > 1:
+        table.add_column("where")
     for rule in rules:
         table.add_column(_title(rule), justify="center", overflow="fold")
-    for claim, where, by_rule in _rows(findings, claims):
+    for claim, where, by_rule in rows:
         found = [by_rule.get(rule) for rule in rules]
         cells = [f and f"[{_STYLES[f.verdict]}]{SIGNS[f.verdict]}[/]" for f in found]
-        table.add_row(claim.id, where, *(cell or "" for cell in cells))
+        table.add_row(claim.id, *([where] if several else []), *(cell or "" for cell in cells))
     return table
 
 
