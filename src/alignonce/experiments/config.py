@@ -30,8 +30,8 @@ TASK_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
     "images": {},
     "lm": {
         "model": "gpt", "data": "python-stdlib", "limit": 4800, "epochs": 1, "batch_size": 8,
-        "learning_rate": 2e-3, "warmup": 0.1, "rule": "fast-mirror",
-        "rules": ("bp", "fa", "dfa", "soft:0.5", "soft:1", "periodic:100", "fast-mirror"),
+        "learning_rate": 2e-3, "warmup": 0.1, "rule": "soft-mirror:1",
+        "rules": ("bp", "fa", "dfa", "soft:0.5", "soft:1", "periodic:100", "soft-mirror:1"),
     },
     "tabular": {
         "data": "diabetes", "depth": 2, "width": 64, "epochs": 100, "batch_size": 32, "learning_rate": 1e-3,

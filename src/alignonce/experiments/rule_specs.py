@@ -60,8 +60,9 @@ _KINDS = (
     ),
     # The recipe for transformers, whose weights move fast: see docs/transformers.md.
     RuleKind(
-        "fast-mirror", "weight mirror, fast", "#8E4585",
-        lambda _, seed: WeightMirror(5, rate=0.3, seed=seed, start=RandomFeedback(seed)),
+        "soft-mirror", "soft start, weight mirror", "#8E4585",
+        lambda cosine, seed: WeightMirror(every=2, rate=0.2, seed=seed, start=SoftAlignment(cosine, seed)),
+        "cosine", 1, (-1, 1),
     ),
     RuleKind("dfa", "direct feedback", "#6A3D9A", lambda _, seed: DirectFeedback(seed=seed)),
 )  # fmt: skip
