@@ -1,6 +1,7 @@
 """Settings of all tests."""
 
 import os
+import signal
 
 import pytest
 import torch
@@ -22,3 +23,8 @@ torch.set_num_threads(1)
 def fresh_compiler() -> None:
     """No compiled code of earlier tests."""
     torch.compiler.reset()
+
+
+# Ctrl-C is part of what is tested; whoever starts the tests in the background has it ignored.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -141,7 +141,7 @@ def test_unknown_commands_and_options_exit_with_2(args, capsys):
 @pytest.mark.parametrize("command", ["train", "compare"])
 def test_unwritable_folder_is_found_before_the_data_are_read(command, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
-        f"alignonce.commands.{command}.load_images", lambda *_: pytest.fail("read data in vain")
+        f"alignonce.commands.{command}.load_data_of", lambda *_: pytest.fail("read data in vain")
     )
     (tmp_path / "file").write_text("")
     assert run(command, *SMALL, "--out", str(tmp_path / "file" / "out")) == 2
@@ -152,7 +152,7 @@ def test_ctrl_c_exits_with_130(monkeypatch, tmp_path, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("alignonce.commands.compare.load_images", interrupt)
+    monkeypatch.setattr("alignonce.commands.compare.load_data_of", interrupt)
     assert run("compare", *SMALL, "--out", str(tmp_path)) == 130
     assert "interrupted" in capsys.readouterr().err
 
@@ -163,6 +163,6 @@ def test_unavailable_data_is_a_users_error(monkeypatch, capsys):
     def unavailable(*_, **__):
         raise data.DataUnavailable("tried everything")
 
-    monkeypatch.setattr(data, "load_data_or_digits", unavailable)
+    monkeypatch.setattr("alignonce.experiments.tasks.loading.load_data_or_digits", unavailable)
     assert run("audit") == 2
     assert capsys.readouterr().err == "alignonce: error: data: tried everything\n"

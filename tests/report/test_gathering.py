@@ -90,7 +90,7 @@ def test_reproduce_dry_run_of_the_shipped_study_needs_no_data(tmp_path, capsys, 
     [
         (["report", "nowhere"], "holds no study"),
         (["study", "status", "nowhere"], "holds no study"),
-        (["study", "run", "nowhere.yaml"], "neither a file nor a shipped study (paper, quick)"),
+        (["study", "run", "nowhere.yaml"], "neither a file nor a shipped study (language, paper, quick)"),
         (["reproduce", "--study", "nowhere"], "neither a file nor a shipped study"),
     ],
 )

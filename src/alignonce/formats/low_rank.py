@@ -73,7 +73,10 @@ class LowRank(FeedbackFormat):
             raise ValueError(f"a matrix of {tuple(matrix.shape)} is smaller than two factors of it")
         left, right = _truncate(matrix, fitted.rank)
         right = rescaled(right, right, matrix)  # the columns of L are orthonormal: ‖L·R‖ = ‖R‖
-        return left.to(self.dtype).contiguous(), right.to(self.dtype).contiguous()
+        # Copies: a leading part of a larger matrix would keep all of it, and could not be saved.
+        return tuple(
+            factor.to(self.dtype).clone(memory_format=torch.contiguous_format) for factor in (left, right)
+        )
 
     def dense(self, stored: Stored, shape: tuple[int, int]) -> Tensor:
         """L·R."""

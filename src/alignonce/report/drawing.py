@@ -157,8 +157,9 @@ def _drawable(panel: Panel) -> Iterator[Series]:
 def _add_title(figure: Figure, title: str, rules: Sequence[str]) -> None:
     """Write the title above all panels, as that of a legend, so that the two make room for each other."""
     handles = [Line2D([], [], color=rule_color(rule), linewidth=2, label=label_of(rule)) for rule in rules]
+    letters = int(10 * figure.get_figwidth())
     figure.legend(
         handles=handles, loc="outside upper left", ncols=5, frameon=False, fontsize=8, handlelength=1.6,
-        columnspacing=1.4, title=textwrap.fill(title, int(10 * figure.get_figwidth())), alignment="left", borderpad=0.1,
+        columnspacing=1.4, title=textwrap.fill(title, letters), alignment="left", borderpad=0.1,
         title_fontproperties={"size": 11, "weight": "bold"},
     )  # fmt: skip
