@@ -130,7 +130,9 @@ def print_estimate(
     done = {run.name for run in StudyFolder(out).runs(study) if run.folder.is_finished()}
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("part", "data", "runs", "done", "one run", "all", "disk"):
-        table.add_column(column, justify="left" if column in ("part", "data") else "right", no_wrap=True)
+        table.add_column(
+            column, justify="left" if column in ("part", "data") else "right", no_wrap=column != "data"
+        )
     device, total, unknown = "cpu", Cost(0.0, 0), []
     costs: dict[tuple[str, str], Cost] = {}
     cells = study.cells()
