@@ -37,6 +37,10 @@ def browser():
         browser.close()
 
 
+# Milliseconds; on a machine with other work, drawing all figures has taken more than the usual 30 seconds.
+PATIENCE = 180_000
+
+
 @pytest.fixture
 def visit(browser, url):
     """Opens the page; afterwards, nothing may have gone wrong or been asked of a network."""
@@ -45,6 +49,7 @@ def visit(browser, url):
     def opened(viewport=DESKTOP, **settings):
         context = browser.new_context(viewport=viewport, reduced_motion="reduce", **settings)
         contexts.append(context)
+        context.set_default_timeout(PATIENCE)
         page = context.new_page()
         page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: wrong.append(str(error)))
@@ -189,6 +194,7 @@ def test_names_in_plotly_stay_text(browser, tmp_path):
     file = tmp_path / "report.html"
     file.write_text(report_page(replace(content, claims=claims)), encoding="utf-8")
     page = browser.new_page()
+    page.set_default_timeout(PATIENCE)
     page.goto(file.as_uri())
     expect(drawn(page, "claim-flatter").locator(".xtitle")).to_have_text("<b>bold</b> & <i>x</i>")
     page.close()
