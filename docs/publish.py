@@ -50,7 +50,9 @@ def publish(study: Path, readme: Path = DOCS.parent / "README.md", docs: Path = 
     # The README has room for the paper's own rules; the rest is in docs/results.md.
     main = [f for f in content.findings if not f.cell and f.rule.split(":")[0] in ("fa", "soft")]
     facts = "; ".join(f"{name}: {escaped(value)}" for name, value in environment_words(content))
-    table = f"{findings_markdown(main)}\n*{facts}.*"
+    shown = [plot for plot in content.plots() if plot.name in ("accuracy", "depth")]
+    pictures = [f"![{escaped(plot.title)}](docs/images/results/{plot.name}.png)" for plot in shown]
+    table = "\n".join([findings_markdown(main), *pictures, "", f"*{facts}.*"])
     old = readme.read_text(encoding="utf-8")
     if not (BEGIN in old and END in old):
         raise ValueError(f"{readme} must hold the comments {BEGIN} and {END}")
