@@ -70,7 +70,7 @@ def run(
     if dry_run:
         from alignonce.experiments.studies.estimate import print_estimate
 
-        print_estimate(loaded, place, console, workers, cache, hub)
+        print_estimate(loaded, place, console, workers, cache)
         return OK
     from alignonce.experiments.studies.execution import run_study
     from alignonce.experiments.studies.folder import StudyFolder

@@ -291,7 +291,7 @@ class RunFolder:
         return model
 
 
-def find_folder(parent: Path, config: RunConfig, data: Learnable) -> RunFolder:
+def find_folder(parent: Path, config: RunConfig, data: Learnable | None = None) -> RunFolder:
     """Choose the folder of a run among those of earlier runs.
 
     It is the one where this very run (same configuration, same data) is finished, if there is one; else the
@@ -300,7 +300,7 @@ def find_folder(parent: Path, config: RunConfig, data: Learnable) -> RunFolder:
     Args:
         parent: the folder of run folders.
         config: the run.
-        data: what it learns from.
+        data: what it learns from; None, where they are not loaded, takes the configuration's word for it.
 
     Returns:
         `RULE-seedSEED`, or with `-2`, `-3`, ... after it.
@@ -309,9 +309,10 @@ def find_folder(parent: Path, config: RunConfig, data: Learnable) -> RunFolder:
     def suits(folder: RunFolder) -> bool:
         if not folder.is_finished():
             return folder.is_free_for(config)
-        run = folder.load()
+        if folder.config() != config:
+            return False
         # The source is a sentence for people, and may change while the data do not.
-        return run.config == config and run.summary.data.same_as(facts_of(data))
+        return data is None or folder.summary().data.same_as(facts_of(data))
 
     return next(filter(suits, numbered_folders(parent, run_name(config))))
 

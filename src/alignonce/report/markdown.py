@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
+from alignonce.experiments.claims import SIGNS
 from alignonce.report.content import ReportContent
 from alignonce.report.method import METHOD
 from alignonce.report.number_tables import NONE, shown
 from alignonce.report.rules import label_of
 from alignonce.report.verdicts import (
-    ICONS,
     interval_words,
     judged_rules,
     statistic_words,
@@ -77,7 +77,7 @@ def verdict_table(content: ReportContent, detail: bool = False) -> list[str]:
         cells = [
             NONE
             if finding is None
-            else f"{ICONS[finding.verdict]} {finding.verdict}<br>"
+            else f"{SIGNS[finding.verdict]} {finding.verdict}<br>"
             f"{shown(finding.estimate)}"
             + (f" ({interval_words(finding)})" if interval_words(finding) else "")
             for finding in row.findings

@@ -15,7 +15,7 @@ from jinja2 import PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
-from alignonce.experiments.claims import Claim, Finding
+from alignonce.experiments.claims import SIGNS, Claim, Finding
 from alignonce.experiments.figures import rule_color
 from alignonce.report.content import ReportContent
 from alignonce.report.method import METHOD
@@ -24,7 +24,6 @@ from alignonce.report.panels import Plot
 from alignonce.report.plots_claims import claim_plot, claim_sweep_plot
 from alignonce.report.rules import dark_page_color, label_of
 from alignonce.report.verdicts import (
-    ICONS,
     ORDER,
     estimate_words,
     findings_of,
@@ -76,7 +75,7 @@ def report_page(content: ReportContent) -> str:
         verdicts=_verdicts(content, detail=False),
         varied_verdicts=_verdicts(content, detail=True),
         verdict_rules=[{"label": label_of(rule)} for rule in judged_rules(content)],
-        icons=ICONS,
+        icons=SIGNS,
         order=ORDER,
         facts=environment_words(content),
         parts=[part_words(part, content.study) for part in content.study.parts],

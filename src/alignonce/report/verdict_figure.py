@@ -10,12 +10,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from alignonce.experiments.claims import Finding, Verdict
+from alignonce.experiments.claims import SIGNS, Finding, Verdict
 from alignonce.experiments.figures import style
 from alignonce.report.content import ReportContent
 from alignonce.report.number_tables import NONE, shown
 from alignonce.report.rules import label_of
-from alignonce.report.verdicts import ICONS, VerdictRow, judged_rules, statistic_words, verdict_rows
+from alignonce.report.verdicts import VerdictRow, judged_rules, statistic_words, verdict_rows
 
 _COLORS: dict[Verdict, tuple[str, str]] = {
     "supported": ("#CDE9D4", "#17692F"),
@@ -71,7 +71,7 @@ def verdict_figure(content: ReportContent) -> Figure:
 
 def _draw_key(axes: Axes, top: float) -> None:
     left = 0.1
-    for verdict, icon in ICONS.items():
+    for verdict, icon in SIGNS.items():
         back, front = _COLORS[verdict]
         box = {"facecolor": back, "edgecolor": "none", "boxstyle": "round,pad=0.3"}
         axes.text(left + 0.04, top, f"{icon} {verdict}", color=front, fontsize=7.5, va="center", bbox=box)
@@ -105,7 +105,7 @@ def _draw_verdict(axes: Axes, finding: Finding, left: float, top: float) -> None
     )  # fmt: skip
     middle, lines = (
         left + _RULE / 2,
-        ((0.13, ICONS[finding.verdict], 8.5), (0.27, shown(finding.estimate), 7)),
+        ((0.13, SIGNS[finding.verdict], 8.5), (0.27, shown(finding.estimate), 7)),
     )
     for down, text, size in lines:
         axes.text(middle, top + down, text, ha="center", va="center", color=front, fontsize=size)

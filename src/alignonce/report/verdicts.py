@@ -12,7 +12,6 @@ from alignonce.report.content import ReportContent
 from alignonce.report.number_tables import shown
 from alignonce.report.rules import label_of
 
-ICONS: dict[Verdict, str] = {"supported": "✓", "not supported": "✗", "inconclusive": "?"}
 ORDER: dict[Verdict, int] = {"not supported": 0, "inconclusive": 1, "supported": 2}
 
 

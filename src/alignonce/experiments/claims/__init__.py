@@ -7,12 +7,13 @@ print(findings_markdown(findings))
 from alignonce.experiments.claims.catalogue import CLAIMS
 from alignonce.experiments.claims.claims_alignment import ALL_COSINES
 from alignonce.experiments.claims.evaluation import evaluate
-from alignonce.experiments.claims.finding import VERDICTS, Claim, Finding, Verdict
+from alignonce.experiments.claims.finding import SIGNS, VERDICTS, Claim, Finding, Verdict
 from alignonce.experiments.claims.tables import findings_markdown, findings_table
 
 __all__ = [
     "ALL_COSINES",
     "CLAIMS",
+    "SIGNS",
     "VERDICTS",
     "Claim",
     "Finding",

@@ -8,6 +8,7 @@ from typing import Literal
 
 Kind = Literal["difference", "ratio", "rank correlation"]
 Verdict = Literal["supported", "not supported", "inconclusive"]
+SIGNS: dict[Verdict, str] = {"supported": "✓", "not supported": "✗", "inconclusive": "?"}
 VERDICTS: tuple[Verdict, ...] = ("supported", "not supported", "inconclusive")
 
 

@@ -10,9 +10,8 @@ from rich.table import Table
 
 from alignonce.experiments.claims.catalogue import CLAIMS
 from alignonce.experiments.claims.claims_alignment import ALL_COSINES
-from alignonce.experiments.claims.finding import Claim, Finding
+from alignonce.experiments.claims.finding import SIGNS, Claim, Finding
 
-SIGNS = {"supported": "✓", "not supported": "✗", "inconclusive": "?"}
 _STYLES = {"supported": "green", "not supported": "red", "inconclusive": "yellow"}
 _Row = tuple[Claim, str, dict[str, Finding]]
 

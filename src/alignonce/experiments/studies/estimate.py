@@ -114,9 +114,9 @@ def _on_examples(
 
 
 def print_estimate(
-    study: Study, out: Path, console: Console, workers: int | None, cache: Path | None, hub: bool
+    study: Study, out: Path, console: Console, workers: int | None, cache: Path | None
 ) -> None:
-    """Print the table of a dry run.
+    """Print the table of a dry run, which downloads nothing.
 
     Args:
         study: the study.
@@ -124,10 +124,8 @@ def print_estimate(
         console: where to print.
         workers: runs at a time; None is what `run_study` would take.
         cache: the folder of downloaded data.
-        hub: whether a hub may be asked.
     """
-    del hub  # A dry run downloads nothing.
-    done = {run.name for run in StudyFolder(out).runs(study) if run.folder.is_finished()}
+    all_runs = StudyFolder(out).runs(study)
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("part", "data", "runs", "done", "one run", "all", "disk"):
         table.add_column(
@@ -147,8 +145,8 @@ def print_estimate(
     runs = waiting = 0
     for part in study.parts:
         mine = [cell for cell in cells if cell.part == part.name]
-        planned = [run for cell in mine for run in StudyFolder(out).runs(study) if run.cell == cell]
-        open_runs = [run for run in planned if run.name not in done]
+        planned = [run for run in all_runs if run.cell.part == part.name]
+        open_runs = [run for run in planned if not run.folder.is_finished()]
         known = [costs[key] for run in open_runs if (key := (run.cell.part, run.cell.name)) in costs]
         seconds, size = sum(c.seconds for c in known), sum(c.size for c in known)
         total = Cost(total.seconds + seconds, total.size + size)

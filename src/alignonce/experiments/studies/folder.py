@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from alignonce.experiments.config import RunConfig
 from alignonce.experiments.files import ensure_writable, write_atomically
-from alignonce.experiments.runs import RunFolder, numbered_folders, run_name
+from alignonce.experiments.runs import RunFolder, find_folder
 from alignonce.experiments.studies.study import Cell, Study, parse_study
 
 RunState = Literal["done", "diverged", "failed", "waiting"]
@@ -88,7 +88,9 @@ class StudyFolder:
         Returns:
             All its runs, in order.
         """
-        return [PlannedRun(cell, run, self._run_folder(cell, run)) for cell, run in study.runs()]
+        return [
+            PlannedRun(cell, run, find_folder(self.path / cell.folder, run)) for cell, run in study.runs()
+        ]
 
     def states(self, study: Study) -> list[tuple[PlannedRun, RunState]]:
         """Look at each run.
@@ -135,12 +137,6 @@ class StudyFolder:
             The folder, whether or not it is there.
         """
         return self.path / cell.folder / "analysis" / f"seed{seed}"
-
-    def _run_folder(self, cell: Cell, config: RunConfig) -> RunFolder:
-        for folder in numbered_folders(self.path / cell.folder, run_name(config)):
-            if folder.config() == config if folder.is_finished() else folder.is_free_for(config):
-                return folder
-        raise AssertionError("the numbers of folders have no end")
 
 
 def _state(run: PlannedRun, failed: dict[str, str]) -> RunState:
