@@ -85,9 +85,12 @@ class NetworkConfig(BaseModel):
         ge=1,
         description="vit, gpt: attention heads, a divisor of the width. Left out: one per 64 (32) of it.",
     )
-    context: int = Field(128, ge=1, description="gpt: tokens that the network sees at once.")
+    context: int = Field(128, ge=1, le=2**20, description="gpt: tokens that the network sees at once.")
     vocabulary: int = Field(
-        256, ge=256, description="gpt: tokens; 256: the bytes; more: byte pairs learnt from the text."
+        256,
+        ge=256,
+        le=2**20,
+        description="gpt: tokens; 256: the bytes; more: byte pairs learnt from the text.",
     )
     norms: Literal["exact", "fixed"] = Field(
         "exact",
