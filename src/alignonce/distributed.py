@@ -12,8 +12,8 @@ weights are buffers, of which it would leave a whole copy in each process. :func
 - a compressed one stays whole in each process: it is small, and needs no communication at all;
 - a layer with a feedback weight does not gather its forward weight again in the backward pass, which never
   reads it;
-- a rule that changes B does so with the rows of W and B that a process has, and sends nothing for it but, where
-  the rule needs them, two or three sums;
+- a rule that changes B does so with the rows of W and B that a process has, and sends nothing for it but
+  three sums, if the rule is soft alignment again and again;
 - direct feedback sends nothing either: its random matrices are whole in each process.
 
 So a step communicates as much as under backpropagation with dense feedback weights, and with compressed ones
@@ -134,8 +134,8 @@ def _check_rules(model: nn.Module) -> None:
             rule = layer.learning_rule
             if not (isinstance(rule, EvolvingRule) and rule.goes_by_rows):
                 raise ValueError(
-                    f"{rule} changes each feedback weight as a whole, of which sharding leaves a process some "
-                    "rows only: use DistributedDataParallel"
+                    f"{rule} changes each feedback weight as a whole, of which sharding leaves a process "
+                    "some rows only: use DistributedDataParallel"
                 )
 
 

@@ -1,6 +1,7 @@
 """The one hook of rules whose feedback weights change: ``evolve``, after each step of the optimiser."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +73,7 @@ def _own_rows(tensor: Tensor) -> Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def _total_over(weight: Tensor) -> Callable[[Tensor], Tensor]:
+def _total_over(weight: Any) -> Callable[[Tensor], Tensor]:
     if not hasattr(weight, "to_local"):
         return torch.sum
     group = weight.device_mesh.get_group()

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from lightning_fabric.strategies.strategy import Strategy
@@ -49,7 +50,7 @@ def as_launched(config: _Config) -> _Config:
         The configuration, with `devices` and `num_nodes` as they are.
 
     Raises:
-        ValueError: it asks for other numbers, or Slurm was asked for processes in a way that does not tell them.
+        ValueError: it asks for other numbers, or Slurm does not tell how many there are on each machine.
     """
     launcher, devices, nodes = _launched()
     asked = config.devices, config.num_nodes
