@@ -71,7 +71,12 @@ def learn_alike(rank):
             assert len(without_time(two.metrics)) == len(without_time(one.metrics))
             for ours, theirs in zip(without_time(two.metrics), without_time(one.metrics), strict=True):
                 assert ours[:4] == theirs[:4]
-                assert math.isclose(ours.value, theirs.value, rel_tol=1e-4, abs_tol=1e-5), (ours, theirs)
+                assert math.isclose(ours.value, theirs.value, rel_tol=1e-4, abs_tol=1e-5), (
+                    changes,
+                    strategy,
+                    ours,
+                    theirs,
+                )
             state = one.model.state_dict()
             for name, value in two.model.state_dict().items():
                 assert torch.allclose(value, state[name], atol=1e-4), (strategy, changes, name)

@@ -17,11 +17,11 @@ parts:
 """
 
 
-def laughs(indent: str) -> str:
+def laughs() -> str:
     """A few lines that mean a billion values."""
     first = "l0: &l0 [x, x, x, x, x, x, x, x, x, x]"
     more = [f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 10)}]" for i in range(1, 9)]
-    return "\n".join(indent + line for line in [first, *more])
+    return "\n".join([first, *more])
 
 
 def merges() -> str:
@@ -35,10 +35,12 @@ def numbers(count: int) -> str:
 
 
 MONSTERS = {
-    "billion laughs": laughs(""),
-    "billion laughs in train": SMALL.replace("train: {depth: 2}", f"train: {{depth: [{laughs('')}]}}"),
-    "billion laughs as depth": laughs("") + "\n" + SMALL.replace("depth: 2", "depth: *l8"),
-    "billion laughs as rules": laughs("") + "\n" + SMALL.replace("[8, 16]", "*l8"),
+    "billion laughs": laughs(),
+    "billion laughs in train": SMALL.replace("{depth: 2}", "{depth: *l8}").replace(
+        "parts:", f"{laughs()}\nparts:"
+    ),
+    "billion laughs as depth": laughs() + "\n" + SMALL.replace("depth: 2", "depth: *l8"),
+    "billion laughs as rules": laughs() + "\n" + SMALL.replace("[8, 16]", "*l8"),
     "merging": merges(),
     "an alias in itself": SMALL.replace("depth: 2", "depth: &a [*a]"),
     "a key in itself": "? &a [*a]\n: b",
@@ -59,7 +61,7 @@ MONSTERS = {
     "many seeds": SMALL.replace("[0, 1]", f"[{numbers(9000)}]"),
     "many wrong seeds": SMALL.replace("[0, 1]", f"[{', '.join(['x'] * 9000)}]"),
     "many wrong rules": SMALL.replace("[bp,", f"[{', '.join(['x'] * 9000)},"),
-    "many parts": SMALL + "  - *p\n" * 9000,
+    "many parts": SMALL.replace("- {", "- &p {") + "  - *p\n" * 9000,
     "infinity": SMALL.replace("train:", "measure: {radius: .inf}, train:"),
     "half a character": SMALL.replace("width: [8, 16]", r'data: ["\ud800"]'),
     "half a character as a key": SMALL.replace("width: [8, 16]", r'"\ud800": [1]'),

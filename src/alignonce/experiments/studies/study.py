@@ -262,6 +262,8 @@ def _check_runs(runs: int) -> None:
 
 def _told(error: ValidationError) -> str:
     details = error.errors(include_url=False, include_context=False, include_input=False)
+    # Where an item is wrong, pydantic also finds too few that are right.
+    details = [d for d in details if d["type"] != "too_short" or len(details) == 1]
     told = []
     for detail in details[:5]:
         message, where = detail["msg"].removeprefix("Value error, "), ".".join(map(str, detail["loc"]))

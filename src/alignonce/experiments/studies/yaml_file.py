@@ -51,7 +51,7 @@ def _expanded_size(node: yaml.Node, sizes: dict[yaml.Node, int | None]) -> int:
     if node in sizes:
         size = sizes[node]
         if size is None:
-            raise ValueError(f"an alias stands for what it is in{node.start_mark}")
+            raise ValueError(f"an alias stands for what it is a part of{node.start_mark}")
         return size
     sizes[node] = None  # we are within it
     children = node.value if isinstance(node, yaml.CollectionNode) else []
