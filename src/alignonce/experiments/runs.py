@@ -243,7 +243,8 @@ class RunFolder:
         if not file.exists():
             return None
         try:
-            with np.load(file, allow_pickle=False) as arrays:
+            # Opened here: NumPy leaves the file of a damaged archive open.
+            with file.open("rb") as content, np.load(content, allow_pickle=False) as arrays:
                 right: NDArray[np.bool_] = np.equal(arrays["label"], arrays["predicted"])
         # What NumPy lets through of a damaged archive.
         except (ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:

@@ -268,11 +268,13 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opt
         config: names the optimiser and its settings.
 
     Returns:
-        The optimiser, in its fused form: one call for all weights.
+        The optimiser, in its fused form, one call for all weights, where there is one.
     """
     weights, rate, decay = list(model.parameters()), config.learning_rate, config.weight_decay
     if config.optimizer == "adam":
         return torch.optim.Adam(weights, lr=rate, weight_decay=decay, fused=True)
     if config.optimizer == "adamw":
         return torch.optim.AdamW(weights, lr=rate, weight_decay=decay, fused=True)
-    return torch.optim.SGD(weights, lr=rate, momentum=config.momentum, weight_decay=decay, fused=True)
+    # PyTorch has no fused SGD for weights that are spread over processes.
+    fused = not any(hasattr(weight, "to_local") for weight in weights)
+    return torch.optim.SGD(weights, lr=rate, momentum=config.momentum, weight_decay=decay, fused=fused)

@@ -113,7 +113,7 @@ class StudyFolder:
         """
         try:
             content = json.loads((self.path / "failures.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return (
             {str(name): str(reason) for name, reason in content.items()} if isinstance(content, dict) else {}
