@@ -36,10 +36,14 @@ RULES = [
     {"rule": "soft:0.5", "format": "low-rank:1/8"},
     {"rule": "soft:0.5", "format": "bf16"},
 ]
-# By SGD: where equal magnitudes cancel, Adam makes whole steps of what rounding leaves.
+# By SGD: where errors cancel (equal magnitudes, biases of keys), Adam makes whole steps of rounding.
 EVOLVING = [
     {"rule": rule, "optimizer": "sgd", "learning_rate": 0.05}
     for rule in ("kp", "mirror", "soft-mirror:0.5", "periodic:2", "usf", "frsf")
+]
+VIT = [
+    {"rule": rule, "model": "vit", "width": 8, "depth": 1, "optimizer": "sgd", "learning_rate": 0.05}
+    for rule in ("fa", "kp")
 ]
 STRATEGIES = ("ddp", "fsdp")
 
@@ -64,8 +68,7 @@ def size(tensors):
 def learn_alike(rank):
     data = made_data()
     for changes in [
-        *RULES, *EVOLVING, {"rule": "dfa"}, {"rule": "fa", "model": "vit", "width": 8, "depth": 1},
-        {"rule": "kp", "model": "vit", "width": 8, "depth": 1},
+        *RULES, *EVOLVING, {"rule": "dfa"}, *VIT,
         {"rule": "fa", "accumulate": 3, "clip": 0.5}, {"rule": "fa", "batch_size": 199},
     ]:  # fmt: skip
         one = train(config_of(**changes), data)

@@ -91,7 +91,9 @@ class Engine:
 
     def __init__(self, config: TrainingConfig) -> None:
         if config.compile and config.strategy == "fsdp":
-            raise ValueError("compile does not go with strategy fsdp; leave one of them out")
+            raise ValueError(
+                "compile does not go with strategy fsdp, where feedback weights are spread: leave one of them out"
+            )
         self.config = config
         self.fabric = Fabric(
             accelerator=pick_device(config.device).type,

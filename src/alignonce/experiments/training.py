@@ -66,7 +66,7 @@ class TrainingResult:
 
 
 class _Stopped(Exception):
-    """SIGINT or SIGTERM came, and the step after which the run was to stop is complete."""
+    """SIGINT, SIGTERM or SIGUSR1 came, and the step after which the run was to stop is complete."""
 
 
 class _Diverged(Exception):
@@ -89,8 +89,8 @@ def train(
     """Train a network as configured, and measure it on the way.
 
     Initial forward weights and the order of the batches depend on the seed, never on the learning rule. A
-    loss that is NaN or infinite ends the run as `diverged`. SIGINT (Ctrl-C) and SIGTERM end it as
-    `interrupted`, after the present step; a second one at once. Both keep what was measured until then.
+    loss that is NaN or infinite ends the run as `diverged`. SIGINT (Ctrl-C), SIGTERM and SIGUSR1 end it
+    as `interrupted`, after the present step; a second one at once. Both keep what was measured until then.
 
     Several processes each call this and get the same result; only the first calls `on_progress` and
     `on_checkpoint`.
