@@ -59,7 +59,8 @@ class TaskConfig(NetworkConfig):
         """Take what is left out from the task's defaults; the network's own come after."""
         if not isinstance(values, dict):
             return values
-        defaults = TASK_DEFAULTS.get(values.get("task", "images"), {})
+        task = values.get("task", "images")
+        defaults = TASK_DEFAULTS.get(task, {}) if isinstance(task, str) else {}
         return {name: value for name, value in defaults.items() if name in cls.model_fields} | values
 
     @model_validator(mode="after")

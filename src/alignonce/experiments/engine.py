@@ -92,7 +92,7 @@ class Engine:
     def __init__(self, config: TrainingConfig) -> None:
         if config.compile and config.strategy == "fsdp":
             raise ValueError(
-                "compile does not go with strategy fsdp, where feedback weights are spread: leave one of them out"
+                "compile does not go with strategy fsdp, whose feedback weights are spread: leave one out"
             )
         self.config = config
         self.fabric = Fabric(

@@ -113,9 +113,11 @@ class NetworkConfig(BaseModel):
     @classmethod
     def _fill_in(cls, values: Any) -> Any:
         """Write the defaults that depend on the network out, so that a saved configuration says all."""
-        if not isinstance(values, dict) or values.get("model", "mlp") not in _DEFAULTS:
+        if not isinstance(values, dict):
             return values
         model = values.get("model", "mlp")
+        if not isinstance(model, str) or model not in _DEFAULTS:
+            return values
         default = _DEFAULTS[model]
         defaults: dict[str, Any] = {"depth": default.depth, "width": default.width, "init": default.init}
         if default.head_width:
