@@ -168,6 +168,13 @@ def count_what_is_sent(rank):
     dense_b = [b.to_local() for n, b in model.named_buffers() if n.endswith("feedback")]
     assert len(dense_b) == 3
     assert size(dense_b) == pytest.approx(matrices / 2, rel=padding)
+    # Rules that change B do so where its rows are, at no cost but a dense B's.
+    for changes in EVOLVING:
+        _, in_step, model = a_step(spread(config_of(**changes), "fsdp"))
+        assert in_step == dense, changes
+        with Sent() as evolving:
+            evolve(model, 10)  # time for each of them
+        assert evolving.bytes == {}, changes
     signs = size(b for n, b in low_model.named_buffers() if ".feedback." in n)
     assert signs < matrices / 16
 

@@ -90,7 +90,7 @@ def changed_lines(draw):
     return "\n".join(lines)
 
 
-@settings(max_examples=2000)
+@settings(max_examples=200)
 @given(st.text(max_size=200) | anything.map(yaml.safe_dump) | changed_studies() | changed_lines())
 def test_any_study_file_is_a_study_or_one_clear_error(text):
     run("study", text.encode("utf-8", "surrogatepass"))
