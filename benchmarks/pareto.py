@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from alignonce import Dense, FeedbackFormat, RuleSummary, SoftAlignment, set_learning_rule
+from alignonce import Dense, FeedbackFormat, LowRank, RuleSummary, SoftAlignment, set_learning_rule
 from alignonce.experiments.config import NetworkConfig
 from alignonce.experiments.data.image_data import ImageData
 from alignonce.experiments.data.loading import load_data
@@ -42,6 +42,7 @@ BATCH = 128
 CHOICES: dict[str, tuple[float, FeedbackFormat] | None] = {
     "backpropagation": None,
     **{name: (1.0, format) for name, format in FORMATS.items()},
+    "LowRank(1/8, bfloat16), not fitted": (1.0, LowRank(1 / 8, dtype=torch.bfloat16)),
     "Dense(), cosine 0.6": (0.6, Dense()),
 }
 """By name: the cosine that B starts with and its format; None for backpropagation."""
@@ -53,7 +54,8 @@ def build(data: ImageData, network: str, name: str, seed: int) -> tuple[nn.Modul
     choice = CHOICES[name]
     if choice is None:
         return model, None
-    return model, set_learning_rule(model, SoftAlignment(choice[0], seed), format=choice[1])
+    inputs = as_pixels(data.train_images[:1024]) if choice[1].fits_errors and "fitted" not in name else None
+    return model, set_learning_rule(model, SoftAlignment(choice[0], seed), format=choice[1], inputs=inputs)
 
 
 def stepper(model: nn.Module) -> Callable[[torch.Tensor, torch.Tensor], None]:
