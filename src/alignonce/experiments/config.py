@@ -105,8 +105,8 @@ class TrainingConfig(TaskConfig):
     )
     compile: bool = Field(
         False,
-        description="Compile the network with torch.compile. Pays on a CPU for convolutions and transformers in "
-        "runs of several thousand steps, not for small perceptrons: benchmarks/README.md.",
+        description="Compile the network with torch.compile. On a CPU that pays for convolutions and "
+        "transformers in runs of several thousand steps, not for small perceptrons: benchmarks/README.md.",
     )
     precision: Literal["32", "bf16-mixed", "16-mixed"] = Field(
         "32", description="Precision of the products: float32, or mixed with bfloat16 or float16."
