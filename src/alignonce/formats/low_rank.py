@@ -13,7 +13,8 @@ __all__ = ["LowRank"]
 
 # Up to this smaller side the exact decomposition takes no more than a tenth of a second.
 _EXACT_SIDE = 512
-_ITERATIONS = 3
+_ITERATIONS = 2
+_ERROR_ITERATIONS = 3
 _EVERY_DIRECTION = 0.1
 # Below this rank nothing is saved, but an output layer of ten classes would lose most of its error.
 _LEAST_RANK = 16
@@ -123,20 +124,30 @@ def _truncate(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """L (out, rank) with orthonormal columns and R (rank, in): the best L·R there is, or nearly.
 
     Large matrices: subspace iteration (Halko, Martinsson and Tropp 2011, arXiv 0909.4061, algorithm 4.4)
-    without oversampling. For a random matrix, whose singular values hardly decay, three rounds give a
-    cosine of 0.597 at rank 1/8 where the exact decomposition gives 0.613; weights with structure come closer.
+    without oversampling, each round shifted (Feng, Yu, Xie and Tang 2024, arXiv 2404.09276). For a random
+    matrix, whose singular values hardly decay, that gives a cosine of 0.600 at rank 1/8 where the exact
+    decomposition gives 0.613; weights with structure come closer.
     """
     if min(matrix.shape) <= _EXACT_SIDE:
         u, s, v = torch.linalg.svd(matrix, full_matrices=False)
         return u[:, :rank], s[:rank, None] * v[:rank]
-    generator = torch.Generator().manual_seed(0)
-    basis = torch.randn(matrix.shape[1], rank, generator=generator).to(matrix)
     # On the way, rounding does no harm: only the last two products decide how good the basis is used.
     rough = matrix.to(torch.bfloat16) if _multiplies_bfloat16(matrix.device) else matrix
+
+    def times(factor: Tensor, other: Tensor) -> Tensor:
+        return (factor @ other.to(factor.dtype)).to(matrix.dtype)
+
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(matrix.shape[0], rank, generator=generator).to(matrix)
+    basis = _orthonormal(times(rough.t(), start))
+    shift = matrix.new_zeros(())
     for _ in range(_ITERATIONS):
-        basis = rough.t() @ (rough @ basis.to(rough.dtype))
-        basis = _orthonormal(basis.to(matrix.dtype))
-    left = _orthonormal((matrix @ basis).double()).to(matrix.dtype)
+        image = times(rough, basis)
+        # MᵀM less a shift tells leading directions from others better than MᵀM does. No Ritz value of a basis
+        # of r directions is above the r-th eigenvalue: half of it shifts no other direction to the lead.
+        shift = torch.maximum(shift, torch.linalg.eigvalsh(image.t() @ image)[0] / 2)
+        basis = _orthonormal(times(rough.t(), image) - shift * basis)
+    left = _orthonormal(_orthonormal(matrix @ basis))  # once more, for what rounding left in the first
     return left, left.t() @ matrix
 
 
@@ -153,7 +164,7 @@ def _truncate_for(errors: Tensor, matrix: Tensor, rank: int) -> tuple[Tensor, Te
     basis = torch.randn(matrix.shape[1], rank, generator=generator).to(matrix)
     rough = torch.bfloat16 if _multiplies_bfloat16(matrix.device) else matrix.dtype
     rough_matrix, rough_errors = matrix.to(rough), errors.to(rough)
-    for _ in range(_ITERATIONS):
+    for _ in range(_ERROR_ITERATIONS):
         middle = rough_matrix @ basis.to(rough)
         middle = rough_errors.t() @ (rough_errors @ middle) + _EVERY_DIRECTION * middle
         # In double precision: some directions are a hundred times stronger than others.
