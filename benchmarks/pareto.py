@@ -35,9 +35,11 @@ from timing import interleave, machine
 
 NETWORKS = {
     "mlp": NetworkConfig(model="mlp", depth=5, width=1024),
+    "mlp2048": NetworkConfig(model="mlp", depth=5, width=2048),
+    "mlp4096": NetworkConfig(model="mlp", depth=5, width=4096),
     "cnn": NetworkConfig(model="resnet", depth=1, width=64),
 }
-BATCH = 128
+BATCH = {"mlp": 128, "mlp2048": 256, "mlp4096": 512, "cnn": 128}
 
 CHOICES: dict[str, tuple[float, FeedbackFormat] | None] = {
     "backpropagation": None,
@@ -77,7 +79,7 @@ def train(data: ImageData, network: str, name: str, seed: int, epochs: int, imag
     step = stepper(model)
     batches = torch.Generator().manual_seed(derived_seed(seed, "batches"))
     for _ in range(epochs):
-        for batch in torch.randperm(len(data.train_labels), generator=batches)[:images].split(BATCH):
+        for batch in torch.randperm(len(data.train_labels), generator=batches)[:images].split(BATCH[network]):
             step(data.train_images[batch], data.train_labels[batch])
     rows = summary.rows[1:] if summary else ()  # no error goes back through the first layer
     return {
@@ -107,7 +109,7 @@ def add_accuracies(data: ImageData, args: argparse.Namespace) -> None:
 
 def add_times(data: ImageData, args: argparse.Namespace) -> None:
     """Time all ways of learning of a network against backpropagation."""
-    images, labels = data.train_images[:BATCH], data.train_labels[:BATCH]
+    images, labels = data.train_images[: BATCH[args.network]], data.train_labels[: BATCH[args.network]]
 
     def call(name: str) -> Callable[[], None]:
         step = stepper(build(data, args.network, name, 0)[0])

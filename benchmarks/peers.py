@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from alignonce import RandomFeedback, set_learning_rule
+from alignonce import LowRank, RandomFeedback, set_learning_rule
 from alignonce.experiments.models import ResNet18, SmallResNet
 from step_time import WORK, cnn
 from timing import interleave, machine
@@ -66,9 +66,16 @@ def alignonce(model: nn.Module) -> nn.Module:
     return model
 
 
+def compressed(model: nn.Module) -> nn.Module:
+    """The same with a random B of low rank, which biotorch has nothing like."""
+    set_learning_rule(model, RandomFeedback(), format=LowRank(1 / 8, dtype=torch.bfloat16))
+    return model
+
+
 VARIANTS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "biotorch": biotorch,
     "alignonce": alignonce,
+    "alignonce, rank 1/8, bfloat16": compressed,
     "backpropagation": lambda model: model,
 }
 

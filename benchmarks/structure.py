@@ -29,8 +29,11 @@ from alignonce.experiments.models import build_model
 from alignonce.experiments.seeds import derived_seed
 from alignonce.experiments.training import as_pixels, evaluate
 
-COMPRESSED: dict[str, FeedbackFormat] = {"rank 1/8": LowRank(1 / 8), "signs": Sign()}
-
+COMPRESSED: dict[str, FeedbackFormat] = {
+    "rank 1/8": LowRank(1 / 8),
+    "rank 1/8, fitted": LowRank(1 / 8),
+    "signs": Sign(),
+}
 
 COLUMNS = "weight cosine", "functional alignment", "independent layers", "gradient alignment", "accuracy"
 
@@ -56,7 +59,10 @@ def train(
     """Train and measure at the start, after a tenth of an epoch and after each one: measures by epoch."""
     network = NetworkConfig(model="mlp", depth=depth, width=width)
     model = build_model(network, seed, data.image_shape, data.num_classes, data.mean, data.std)
-    set_learning_rule(model, SoftAlignment(cosine, seed), format=COMPRESSED.get(label, Dense()))
+    inputs = as_pixels(data.train_images[:1024]) if label == "rank 1/8, fitted" else None
+    set_learning_rule(
+        model, SoftAlignment(cosine, seed), format=COMPRESSED.get(label, Dense()), inputs=inputs
+    )
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
     batches = torch.Generator().manual_seed(derived_seed(seed, "batches"))
     per_epoch = -(-len(data.train_labels) // 128)
@@ -79,6 +85,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--depths", type=int, nargs="+", default=[5, 10])
+    parser.add_argument("--formats", nargs="+", default=list(COMPRESSED), choices=list(COMPRESSED))
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -87,7 +94,7 @@ def main() -> None:
     print(f"| depth | B | epoch | {' | '.join(COLUMNS)} |")
     print("|---" * (3 + len(COLUMNS)) + "|")
     for depth in args.depths:
-        for label in COMPRESSED:
+        for label in args.formats:
             found: dict[tuple[str, float], list[list[float]]] = defaultdict(list)
             for seed in args.seeds:
                 size = depth, args.width, args.epochs, seed
