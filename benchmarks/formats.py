@@ -1,6 +1,6 @@
 """Time of a whole training step with each feedback format, over backpropagation's.
 
-    python benchmarks/formats.py [--rounds 30] [--device cpu] [--work 1024] [--formats "LowRank(1/8)"] [--compile]
+    python benchmarks/formats.py [--rounds 30] [--device cpu] [--work 1024] [--formats "Int8()"] [--compile]
 
 A step is forward, loss, backward and fused Adam, under soft alignment with a cosine of 1. All formats run in
 one process, interleaved; the ratio is taken round by round. Printed are its median and quartiles, the ratio
