@@ -90,7 +90,10 @@ def test_reproduce_dry_run_of_the_shipped_study_needs_no_data(tmp_path, capsys, 
     [
         (["report", "nowhere"], "holds no study"),
         (["study", "status", "nowhere"], "holds no study"),
-        (["study", "run", "nowhere.yaml"], "neither a file nor a shipped study (language, paper, quick)"),
+        (
+            ["study", "run", "nowhere.yaml"],
+            "neither a file nor a shipped study (language, language-recipe, paper, quick)",
+        ),
         (["reproduce", "--study", "nowhere"], "neither a file nor a shipped study"),
     ],
 )

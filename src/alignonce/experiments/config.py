@@ -145,6 +145,7 @@ class RunConfig(TrainingConfig):
                 f"feedback_scale must be 1 with format {self.format}, got {self.feedback_scale:g}"
             )
         _check_feedback_scale(self.feedback_scale, [self.rule])
+        _check_where(self.where, [self.rule])
         return self
 
 
@@ -173,6 +174,7 @@ class CompareConfig(TrainingConfig):
         if self.devices * self.num_nodes > 1:
             raise ValueError("a comparison does its runs in one process; train runs that need several alone")
         _check_feedback_scale(self.feedback_scale, self.rules)
+        _check_where(self.where, self.rules)
         return self
 
     def runs(self) -> list[RunConfig]:
@@ -199,3 +201,9 @@ def _check_feedback_scale(scale: float, rules: Sequence[str]) -> None:
             raise ValueError(
                 f"feedback_scale must be 1 with the rule {spec}, whose feedback {why}; got {scale:g}"
             )
+
+
+def _check_where(where: Sequence[str], rules: Sequence[str]) -> None:
+    for spec in rules if where else ():
+        if isinstance(parse_rule(spec, seed=0), DirectFeedback):
+            raise ValueError(f"where must be left out with the rule {spec}, which takes the whole network")

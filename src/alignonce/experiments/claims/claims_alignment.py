@@ -23,11 +23,11 @@ def _cosines(numbers: Numbers, place: Place) -> dict[float, str]:
     """The rules that differ in nothing but the cosine of W and B at the start, by cosine."""
     found = {}
     for rule in numbers.rules(place):
-        kind, value = split_rule(rule)
+        kind, values = split_rule(rule)
         if kind.name == "fa":
             found[0.0] = rule
-        elif kind.name == "soft" and value is not None:
-            found[value] = rule
+        elif kind.name == "soft":
+            found[values[0]] = rule
     return dict(sorted(found.items()))
 
 

@@ -125,7 +125,7 @@ def build_language_model(config: RunConfig, vocabulary: int) -> nn.Module:
 def _under_rule(model: nn.Module, config: RunConfig, inputs: Tensor) -> nn.Module:
     rule = parse_rule(config.rule, derived_seed(config.seed, "feedback"))
     set_learning_rule(
-        model, rule, format=parse_format(config.format), norms=config.norms,
+        model, rule, where=config.where or None, format=parse_format(config.format), norms=config.norms,
         # Direct feedback must see the shapes of a batch; the other rules need none.
         inputs=inputs if isinstance(rule, DirectFeedback) else None,
     )  # fmt: skip
