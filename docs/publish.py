@@ -75,7 +75,8 @@ def publish_scores(studies: Sequence[Path], page: Path) -> None:
         begin, end = (
             mark.replace("publish.py", f"publish.py from {content.study.name}") for mark in (BEGIN, END)
         )
-        _replace(page, begin, end, [*table, "", _made_with(content)])
+        verdicts = findings_markdown([f for f in content.findings if f.claim.startswith("bits-")])
+        _replace(page, begin, end, [*table, "", *([verdicts] if verdicts else []), _made_with(content)])
 
 
 def _made_with(content: ReportContent) -> str:

@@ -38,9 +38,13 @@ def _rank_correlations(numbers: Numbers) -> Iterator[Answer]:
             continue
         values: dict[int, float] = {}
         notes: list[str] = []
+        by_seed: dict[int, dict[float, float]] = {}
         for seed in sorted({seed for rule in cosines.values() for seed in numbers.seeds(place, rule)}):
             facts = {cosine: numbers.one(place, rule, seed, ACCURACY) for cosine, rule in cosines.items()}
-            accuracy = {cosine: fact.value for cosine, fact in facts.items() if fact is not None}
+            by_seed[seed] = {cosine: fact.value for cosine, fact in facts.items() if fact is not None}
+        if not any(by_seed.values()):
+            continue  # What is learnt there has no accuracy.
+        for seed, accuracy in by_seed.items():
             if len(accuracy) < len(cosines):
                 notes.append(f"seed {seed} left out: not all cosines were run")
             elif len(set(accuracy.values())) == 1:
