@@ -7,14 +7,12 @@ from alignonce.experiments.claims.numbers import Quantity
 from alignonce.experiments.claims.questions import Question, compared
 
 BITS = Quantity("run", "test_bits_per_byte")
-MARGIN = 1.05
-"""Bits per byte over those of backpropagation that still count as close to it."""
 
 
-def _bits(name: str, sentence: str, baseline: str, title: str, threshold: float) -> Question:
+def _bits(name: str, sentence: str, baseline: str, title: str, threshold: float = 1.0) -> Question:
     return compared(
         Claim(
-            name, "Language", sentence,
+            name, "Language", f"Language: {sentence} than {title}.",
             f"Bits per byte of held-out text after equally many steps, divided by those of {title}, from the "
             "same initial weights and on the same batches.",
             "ratio of bits per byte", threshold, "", "below", "ratio", baseline,
@@ -24,10 +22,7 @@ def _bits(name: str, sentence: str, baseline: str, title: str, threshold: float)
 
 
 LANGUAGE_QUESTIONS = (
-    _bits(
-        "bits-near-bp", f"Language: at most {MARGIN - 1:.0%} more bits per byte than backpropagation.",
-        "bp", "backpropagation", MARGIN,
-    ),
-    _bits("bits-below-fa", "Language: fewer bits per byte than random feedback.", "fa", "random feedback", 1.0),
-    _bits("bits-below-dfa", "Language: fewer bits per byte than direct feedback.", "dfa", "direct feedback", 1.0),
-)  # fmt: skip
+    _bits("bits-near-bp", "at most 5% more bits per byte", "bp", "backpropagation", 1.05),
+    _bits("bits-below-fa", "fewer bits per byte", "fa", "random feedback"),
+    _bits("bits-below-dfa", "fewer bits per byte", "dfa", "direct feedback"),
+)
