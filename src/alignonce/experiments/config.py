@@ -30,7 +30,7 @@ TASK_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
     "images": {},
     "lm": {
         "model": "gpt", "data": "python-stdlib", "limit": 4800, "epochs": 1, "batch_size": 8,
-        "learning_rate": 2e-3, "warmup": 0.1, "rule": "soft-mirror:1",
+        "learning_rate": 2e-3, "warmup": 0.1, "rule": "soft-kp:0.9",
         "rules": ("bp", "fa", "dfa", "soft:0.5", "soft:1", "periodic:100", "soft-mirror:1", "soft-kp:0.9"),
     },
     "tabular": {

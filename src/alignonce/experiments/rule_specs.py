@@ -70,15 +70,15 @@ _KINDS = (
         (RuleValue("decay", 1e-3, 0, 0.999),),
     ),
     RuleKind(
+        "mirror", "weight mirror", "#CC79A7",
+        lambda seed: WeightMirror(seed=seed, start=RandomFeedback(seed)),
+    ),
+    # The recipes for transformers, whose weights move fast: see docs/transformers.md.
+    RuleKind(
         "soft-kp", "soft start, Kolen-Pollack", "#66C2A5",
         lambda seed, cosine, decay: KolenPollack(decay, start=SoftAlignment(cosine, seed)),
         (_COSINE, RuleValue("decay", 0, 0, 0.999)),
     ),
-    RuleKind(
-        "mirror", "weight mirror", "#CC79A7",
-        lambda seed: WeightMirror(seed=seed, start=RandomFeedback(seed)),
-    ),
-    # The recipe for transformers, whose weights move fast: see docs/transformers.md.
     RuleKind(
         "soft-mirror", "soft start, weight mirror", "#8E4585",
         lambda seed, cosine, every: WeightMirror(

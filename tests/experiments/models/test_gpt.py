@@ -68,7 +68,7 @@ def test_a_choice_that_fits_no_layer_is_refused():
         build(where=["*.atention"])
 
 
-@pytest.mark.parametrize("rule", ["fa", "soft:0.5", "sign", "kp", "mirror"])
+@pytest.mark.parametrize("rule", ["fa", "soft:0.5", "sign", "kp", "mirror", "soft-kp:0.9", "soft-mirror:1"])
 def test_attention_transports_no_weight(rule):
     model = build(rule=rule, norms="fixed")
     report = audit_weight_transport(model, TOKENS, lambda logits: logits.square().mean())
