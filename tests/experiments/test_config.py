@@ -47,6 +47,7 @@ def test_unknown_rule_error_lists_the_known_rules():
         ("soft:x", "must be a number"),
         ("soft:", "must be a number"),
         ("bp:1", "takes no value"),
+        ("periodic:2.5", "every of periodic:EVERY must be a whole number, got 'periodic:2.5'"),
         ("soft:0.5:1", "takes no more than soft:COSINE"),
         ("soft-mirror:1:0", r"every of soft-mirror:COSINE:EVERY must be in \[1, 1e\+09\]"),
         ("", "unknown learning rule"),

@@ -24,6 +24,8 @@ class RuleValue(NamedTuple):
     default: float
     low: float
     high: float
+    whole: bool = False
+    """Whether it must be a whole number."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ _KINDS = (
     ),
     RuleKind(
         "periodic", "periodic alignment", "#66A61E",
-        lambda seed, every: PeriodicAlignment(int(every), 1.0, seed), (RuleValue("every", 100, 1, 1e9),),
+        lambda seed, every: PeriodicAlignment(int(every), 1.0, seed), (RuleValue("every", 100, 1, 1e9, True),),
     ),
     RuleKind("usf", "sign symmetry, equal", "#E69F00", lambda seed: SignSymmetry("uniform", False, seed)),
     RuleKind("frsf", "sign symmetry, fixed", "#B8860B", lambda seed: SignSymmetry("fixed", False, seed)),
@@ -84,7 +86,7 @@ _KINDS = (
         lambda seed, cosine, every: WeightMirror(
             every=int(every), rate=0.2, seed=seed, start=SoftAlignment(cosine, seed)
         ),
-        (_FULL_COSINE, RuleValue("every", 2, 1, 1e9)),
+        (_FULL_COSINE, RuleValue("every", 2, 1, 1e9, True)),
     ),
     RuleKind("dfa", "direct feedback", "#6A3D9A", lambda seed: DirectFeedback(seed=seed)),
 )  # fmt: skip
@@ -124,6 +126,8 @@ def _read(text: str, value: RuleValue, kind: RuleKind, spec: str) -> float:
         raise ValueError(
             f"{value.name} of {kind.usage} must be in [{value.low:g}, {value.high:g}], got {spec!r}"
         )
+    if value.whole and not number.is_integer():
+        raise ValueError(f"{value.name} of {kind.usage} must be a whole number, got {spec!r}")
     return number
 
 
