@@ -60,7 +60,8 @@ _KINDS = (
     ),
     RuleKind(
         "periodic", "periodic alignment", "#66A61E",
-        lambda seed, every: PeriodicAlignment(int(every), 1.0, seed), (RuleValue("every", 100, 1, 1e9, True),),
+        lambda seed, every: PeriodicAlignment(int(every), 1.0, seed),
+        (RuleValue("every", 100, 1, 1e9, whole=True),),
     ),
     RuleKind("usf", "sign symmetry, equal", "#E69F00", lambda seed: SignSymmetry("uniform", False, seed)),
     RuleKind("frsf", "sign symmetry, fixed", "#B8860B", lambda seed: SignSymmetry("fixed", False, seed)),
@@ -86,7 +87,7 @@ _KINDS = (
         lambda seed, cosine, every: WeightMirror(
             every=int(every), rate=0.2, seed=seed, start=SoftAlignment(cosine, seed)
         ),
-        (_FULL_COSINE, RuleValue("every", 2, 1, 1e9, True)),
+        (_FULL_COSINE, RuleValue("every", 2, 1, 1e9, whole=True)),
     ),
     RuleKind("dfa", "direct feedback", "#6A3D9A", lambda seed: DirectFeedback(seed=seed)),
 )  # fmt: skip
