@@ -1,6 +1,6 @@
 """Time of a whole training step with each feedback format, over backpropagation's.
 
-    python benchmarks/formats.py [--rounds 30] [--device cpu] [--work 1024] [--formats "LowRank(1/8)"]
+    python benchmarks/formats.py [--rounds 30] [--device cpu] [--work 1024] [--formats "Int8()"] [--compile]
 
 A step is forward, loss, backward and fused Adam, under soft alignment with a cosine of 1. All formats run in
 one process, interleaved; the ratio is taken round by round. Printed are its median and quartiles, the ratio
@@ -62,7 +62,11 @@ WORK: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 
 def training_step(
-    build: Callable[[], nn.Module], shape: tuple[int, ...], format: FeedbackFormat | None, device: str
+    build: Callable[[], nn.Module],
+    shape: tuple[int, ...],
+    format: FeedbackFormat | None,
+    device: str,
+    compiled: bool = False,
 ) -> tuple[Callable[[], None], RuleSummary | None]:
     """A closure that makes one training step of a fresh network; without a format, by backpropagation."""
     torch.manual_seed(0)
@@ -70,9 +74,10 @@ def training_step(
     x, y = torch.randn(shape, device=device), torch.randint(0, 10, shape[:1], device=device)
     summary = None if format is None else set_learning_rule(model, SoftAlignment(1.0), format=format)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
+    forward = torch.compile(model, dynamic=False) if compiled else model
 
     def step() -> None:
-        loss = F.cross_entropy(model(x), y)
+        loss = F.cross_entropy(forward(x), y)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()  # last: memory.py counts on a step that leaves nothing behind
@@ -96,6 +101,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--formats", nargs="+", default=list(FORMATS), choices=list(FORMATS))
     parser.add_argument("--work", default="", help="only the networks whose name holds this text")
+    parser.add_argument("--compile", action="store_true", help="compiled steps, backpropagation's too")
     args = parser.parse_args()
     print(f"{machine()}; device {args.device}\n")
     print("| work | format | step | over backpropagation | of the fastest | cosine | extra / forward bytes |")
@@ -103,10 +109,11 @@ def main() -> None:
     for work, (build, shape) in WORK.items():
         if args.work not in work:
             continue
+        torch.compiler.reset()
         steps, descriptions = {}, {"backpropagation": ("", "")}
-        steps["backpropagation"], _ = training_step(build, shape, None, args.device)
+        steps["backpropagation"], _ = training_step(build, shape, None, args.device, args.compile)
         for name in args.formats:
-            steps[name], summary = training_step(build, shape, FORMATS[name], args.device)
+            steps[name], summary = training_step(build, shape, FORMATS[name], args.device, args.compile)
             assert summary is not None
             descriptions[name] = describe(summary)
         for ratio in interleave(steps, rounds=args.rounds, warmup=2):

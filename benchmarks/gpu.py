@@ -5,8 +5,8 @@
 
 Compiled steps (forward, loss, backward, fused Adam) over backpropagation's compiled step, interleaved, with
 quartiles: an MLP of width 8192 and batch 8192, and a stack of transformer blocks of the size of ViT-Base
-(12 blocks of 768, 197 tokens), with dense B and with compressed ones. Many small runs in one program have a
-script of their own: together.py --device cuda.
+(12 blocks of 768, 197 tokens), with dense B and with compressed ones. Then 24 small runs one by one over the
+same runs in one program (together.py has more of these).
 """
 
 import argparse
@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import together
 from alignonce import FP8, Dense, FeedbackFormat, Int8, LowRank, SoftAlignment, set_learning_rule
 from step_time import mlp
 from timing import interleave, machine
@@ -41,10 +42,14 @@ class Size(NamedTuple):
     images: int
     tokens: int
     rounds: int
+    runs: int
+    """Small runs that train together."""
+    epochs: int
+    """Of each of these."""
 
 
-FULL = Size(8192, 8192, 12, 768, 12, 64, 197, rounds=10)
-SMALL = Size(64, 32, 1, 32, 2, 4, 9, rounds=3)
+FULL = Size(8192, 8192, 12, 768, 12, 64, 197, rounds=10, runs=24, epochs=6)
+SMALL = Size(64, 32, 1, 32, 2, 4, 9, rounds=3, runs=4, epochs=1)
 
 
 class Block(nn.Module):
@@ -123,6 +128,8 @@ def main() -> None:
         lambda: nn.Sequential(*[Block(size.channels, size.heads) for _ in range(size.blocks)]),
         x, size.rounds, args.backend,
     )  # fmt: skip
+    print()
+    together.measure(size.runs, size.epochs, 3, device, ["feedback"], "digits, MLP 2x32")
 
 
 if __name__ == "__main__":

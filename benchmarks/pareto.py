@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from alignonce import Dense, FeedbackFormat, RuleSummary, SoftAlignment, set_learning_rule
+from alignonce import Dense, FeedbackFormat, LowRank, RuleSummary, SoftAlignment, set_learning_rule
 from alignonce.experiments.config import NetworkConfig
 from alignonce.experiments.data.image_data import ImageData
 from alignonce.experiments.data.loading import load_data
@@ -35,13 +35,16 @@ from timing import interleave, machine
 
 NETWORKS = {
     "mlp": NetworkConfig(model="mlp", depth=5, width=1024),
+    "mlp2048": NetworkConfig(model="mlp", depth=5, width=2048),
+    "mlp4096": NetworkConfig(model="mlp", depth=5, width=4096),
     "cnn": NetworkConfig(model="resnet", depth=1, width=64),
 }
-BATCH = 128
+BATCH = {"mlp": 128, "mlp2048": 256, "mlp4096": 512, "cnn": 128}
 
 CHOICES: dict[str, tuple[float, FeedbackFormat] | None] = {
     "backpropagation": None,
     **{name: (1.0, format) for name, format in FORMATS.items()},
+    "LowRank(1/8, bfloat16), not fitted": (1.0, LowRank(1 / 8, dtype=torch.bfloat16)),
     "Dense(), cosine 0.6": (0.6, Dense()),
 }
 """By name: the cosine that B starts with and its format; None for backpropagation."""
@@ -53,7 +56,8 @@ def build(data: ImageData, network: str, name: str, seed: int) -> tuple[nn.Modul
     choice = CHOICES[name]
     if choice is None:
         return model, None
-    return model, set_learning_rule(model, SoftAlignment(choice[0], seed), format=choice[1])
+    inputs = as_pixels(data.train_images[:1024]) if choice[1].fits_errors and "fitted" not in name else None
+    return model, set_learning_rule(model, SoftAlignment(choice[0], seed), format=choice[1], inputs=inputs)
 
 
 def stepper(model: nn.Module) -> Callable[[torch.Tensor, torch.Tensor], None]:
@@ -75,7 +79,7 @@ def train(data: ImageData, network: str, name: str, seed: int, epochs: int, imag
     step = stepper(model)
     batches = torch.Generator().manual_seed(derived_seed(seed, "batches"))
     for _ in range(epochs):
-        for batch in torch.randperm(len(data.train_labels), generator=batches)[:images].split(BATCH):
+        for batch in torch.randperm(len(data.train_labels), generator=batches)[:images].split(BATCH[network]):
             step(data.train_images[batch], data.train_labels[batch])
     rows = summary.rows[1:] if summary else ()  # no error goes back through the first layer
     return {
@@ -105,7 +109,7 @@ def add_accuracies(data: ImageData, args: argparse.Namespace) -> None:
 
 def add_times(data: ImageData, args: argparse.Namespace) -> None:
     """Time all ways of learning of a network against backpropagation."""
-    images, labels = data.train_images[:BATCH], data.train_labels[:BATCH]
+    images, labels = data.train_images[: BATCH[args.network]], data.train_labels[: BATCH[args.network]]
 
     def call(name: str) -> Callable[[], None]:
         step = stepper(build(data, args.network, name, 0)[0])

@@ -45,6 +45,36 @@ WORK = {
 }
 
 
+def measure(runs: int, epochs: int, rounds: int, device: str, rules: list[str], part: str) -> None:
+    """Print the table of the work whose names hold a text."""
+    print(f"{runs} runs of {epochs} epochs; {machine()}; device {device}\n")
+    print("| work | rules | together | one by one over together |")
+    print("|---|---|---|---|")
+    for name, work in WORK.items():
+        if part not in name:
+            continue
+        data = load_data(work.data, limit=work.limit)
+        for kind in rules:
+            specs = RULES[kind]
+            configs = [
+                RunConfig(
+                    **work.settings, data=work.data, limit=work.limit, epochs=epochs, device=device,
+                    rule=specs[i % len(specs)], seed=i // len(specs),
+                )
+                for i in range(runs)
+            ]  # fmt: skip
+            groups = groups_of(configs, at_most=runs)
+            if len(groups) > 1 or groups[0].alone:
+                raise ValueError(f"runs must be 2 or more, so that they are one group; got {runs}")
+            variants = {
+                "together": lambda configs=configs, data=data: train_together(configs, data),
+                "one by one": lambda configs=configs, data=data: [train(config, data) for config in configs],
+            }
+            together, alone = interleave(variants, rounds=rounds, warmup=1)
+            cells = [name, kind, f"{together.milliseconds / 1000:.2f} s", str(alone)]
+            print("| " + " | ".join(cells) + " |", flush=True)
+
+
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(
@@ -59,32 +89,7 @@ def main() -> None:
     parser.add_argument("--work", default="", help="only work whose name holds this text")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print(f"{args.runs} runs of {args.epochs} epochs; {machine()}; device {args.device}\n")
-    print("| work | rules | together | one by one over together |")
-    print("|---|---|---|---|")
-    for name, work in WORK.items():
-        if args.work not in name:
-            continue
-        data = load_data(work.data, limit=work.limit)
-        for kind in args.rules:
-            rules = RULES[kind]
-            configs = [
-                RunConfig(
-                    **work.settings, data=work.data, limit=work.limit, epochs=args.epochs, device=args.device,
-                    rule=rules[i % len(rules)], seed=i // len(rules),
-                )
-                for i in range(args.runs)
-            ]  # fmt: skip
-            groups = groups_of(configs, at_most=args.runs)
-            if len(groups) > 1 or groups[0].alone:
-                raise ValueError(f"runs must be 2 or more, so that they are one group; got {args.runs}")
-            variants = {
-                "together": lambda configs=configs, data=data: train_together(configs, data),
-                "one by one": lambda configs=configs, data=data: [train(config, data) for config in configs],
-            }
-            together, alone = interleave(variants, rounds=args.rounds, warmup=1)
-            cells = [name, kind, f"{together.milliseconds / 1000:.2f} s", str(alone)]
-            print("| " + " | ".join(cells) + " |", flush=True)
+    measure(args.runs, args.epochs, args.rounds, args.device, args.rules, args.work)
 
 
 if __name__ == "__main__":

@@ -504,7 +504,8 @@ layers, out of {count}, of which the statement under Contexts holds. Norm layers
 ## Feedback formats
 
 The same contexts with each format under soft alignment, on the kinds of layers that use B in ways of their
-own: {format_kinds}. Gradients are compared to those of the same format in plain eager mode.
+own: {format_kinds}. Gradients are compared to those of the same format in plain eager
+mode; `tests/test_formats.py` holds those against the dense equivalent.
 
 | format | {head} |
 |---|{rule}
@@ -518,8 +519,9 @@ own: {format_kinds}. Gradients are compared to those of the same format in plain
 
 {meanings}
 
-DistributedDataParallel with two processes has a test of its own in `tests/distributed`. CUDA graphs, and
-what differs on a GPU, are in `tests/gpu`, which needs one and has not been run on one yet.
+DistributedDataParallel with two processes has a test of its own in `tests/distributed`, with every rule and
+every format. CUDA graphs, and what differs on a GPU, are in `tests/gpu`, which needs one and has not been run
+on one yet.
 
 ## Cells that do not run, and why
 

@@ -118,7 +118,7 @@ def test_measuring_leaves_the_model_as_it_was() -> None:
         net, SAME, format="auto", inputs=torch.randn(2, 2, 4, 4, generator=torch.Generator())
     )
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert len(calls) == 1
+    assert 1 <= len(calls) <= 2  # a low rank is fitted by a second run
     assert all(torch.equal(net.state_dict()[name], value) for name, value in before.items())
     assert all(module.training for module in net.modules())
     assert all(p.requires_grad and p.grad is None for p in net.parameters())

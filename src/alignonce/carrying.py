@@ -13,38 +13,7 @@ from torch import Tensor
 from alignonce.formats.base import FeedbackFormat
 from alignonce.formats.compressed import Compressed, as_matrix
 
-__all__ = ["CarryBilinear", "CarryConvolution", "CarryLinear"]
-
-
-class CarryLinear(torch.autograd.Function):
-    """For y = x·Wᵀ: x (*, in), y (*, out), B (out, in)."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        input: Tensor, output: Tensor, format: FeedbackFormat, shape: tuple[int, int], *stored: Tensor
-    ) -> Tensor:
-        """Return the output."""
-        return output.detach()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Keep B and what is to be known of the input."""
-        input, _, ctx.format, ctx.shape, *stored = inputs
-        ctx.input_shape, ctx.dtype = input.shape, input.dtype
-        ctx.save_for_backward(*stored)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Multiply the error by B."""
-        stored = ctx.saved_tensors  # once: checkpointing hands them out no more often
-        grad_input = None
-        if ctx.needs_input_grad[0]:
-            rows = grad.reshape(-1, grad.shape[-1])
-            grad_input = ctx.format.product(rows, stored, ctx.shape)
-            grad_input = grad_input.to(ctx.dtype).reshape(ctx.input_shape)
-        return grad_input, grad, *[None] * (2 + len(stored))
+__all__ = ["CarryBilinear", "CarryConvolution"]
 
 
 class CarryBilinear(torch.autograd.Function):

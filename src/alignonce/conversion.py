@@ -15,6 +15,7 @@ import alignonce.attention
 import alignonce.recurrent  # noqa: F401  (both make their kinds of layers known)
 from alignonce import direct
 from alignonce.direct import DirectFeedback
+from alignonce.error_samples import ErrorSample, sample_errors
 from alignonce.format_choice import Choice, choose_formats
 from alignonce.formats import Dense, FeedbackFormat
 from alignonce.formats.base import gathered
@@ -29,7 +30,7 @@ from alignonce.layers import (
 )
 from alignonce.norms import FixedScale
 from alignonce.rules import Backpropagation, LearningRule, RandomFeedback, SoftAlignment
-from alignonce.summary import ExactModule, FeedbackRow, RuleSummary
+from alignonce.summary import ExactModule, FeedbackRow, RuleSummary, cosine_similarity
 
 __all__ = ["Where", "exact_gradients", "feedback_weights", "set_learning_rule", "unwrap", "weight_names"]
 
@@ -85,8 +86,9 @@ def set_learning_rule(
             GroupNorm, RMSNorm), whatever the rule: ``"exact"``, as in backpropagation, or ``"fixed"``,
             through the scale's value of this moment, which is kept as a buffer. Their scales are no forward
             weights: they have rows in the summary, but are not among ``feedback_weights`` or ``alignment``.
-        inputs: a batch, for :class:`DirectFeedback` and ``format="auto"``: one tensor, or a sequence of
-            positional or a mapping of keyword arguments.
+        inputs: a batch: one tensor, or a sequence of positional or a mapping of keyword arguments.
+            :class:`DirectFeedback` and ``format="auto"`` need one. Given one, :class:`LowRank` keeps what
+            errors need: random ones are sent back through the model once, by its exact gradients.
 
     Returns:
         A summary that prints as a table: each forward weight with its rule, format, cosine and extra
@@ -140,6 +142,8 @@ def set_learning_rule(
     if isinstance(format, Mapping):
         _check_patterns(format, names.values())
     measured = _measured_formats(model, layers, inputs) if format == "auto" else None
+    wanted = [choice.format for choice in measured.values()] if measured else _formats_in(format)
+    errors = _error_samples(model, layers, inputs) if any(f.fits_errors for f in wanted) else {}
     rows: list[FeedbackRow] = []
     for name, layer in layers.items():
         layer_rule = FixedScale() if _is_norm(layer) else rule
@@ -150,13 +154,17 @@ def set_learning_rule(
                 first, depth = names.get(id(weight), name), depths.get(id(weight), 0)
                 value: HeldFeedback = layer_rule.feedback_for(weight, first, depth)
                 if isinstance(value, Tensor) and not _is_norm(layer):
-                    value = _compressed(value, measured[name].format if measured else _named(format, first))
+                    one = measured[name].format if measured else _named(format, first)
+                    value = _compressed(value, one, errors.get(name))
                 feedback[id(weight)] = value
             row = FeedbackRow.of(
                 _join(name, weight_name), layer, layer_rule, weight, feedback[id(weight)], shared
             )
             if measured and name in measured:
                 row = replace(row, format=f"{row.format} (auto: {measured[name].share:.2f} of dense's time)")
+            if row.stored_as.fits_errors and name in errors:
+                carried = _carried_alike(errors[name].checking, weight, feedback[id(weight)])
+                row = replace(row, format=f"{row.format}, fitted (cosine of errors: {carried:.2f})")
             rows.append(row)
     _free_norms(model, selected)
     for layer in layers.values():
@@ -270,7 +278,7 @@ def _check_arguments(model: object, rule: object, unconvertible: str, norms: str
 
 
 def _check_format(rule: LearningRule, format: object, inputs: Inputs | None) -> None:
-    for one in format.values() if isinstance(format, Mapping) else [format]:
+    for one in _formats_in(format):
         if not isinstance(one, FeedbackFormat) and format != "auto":
             hint = " (an instance, with parentheses)" if isinstance(one, type) else ""
             raise TypeError(
@@ -317,9 +325,31 @@ def _measured_formats(
     return choose_formats(model, carriers, *call_arguments(inputs), convert)
 
 
-def _compressed(feedback: Tensor, format: FeedbackFormat) -> HeldFeedback:
+def _formats_in(format: Any) -> list[Any]:
+    return list(format.values()) if isinstance(format, Mapping) else [format]
+
+
+def _error_samples(
+    model: nn.Module, layers: dict[str, nn.Module], inputs: Inputs | None
+) -> dict[str, ErrorSample]:
+    if inputs is None:
+        return {}
+    with exact_gradients(model):
+        return sample_errors(model, layers, *call_arguments(inputs))
+
+
+def _carried_alike(errors: Tensor, weight: Tensor, feedback: HeldFeedback) -> float:
+    """Cosine between what W and B make of a sample of errors, all as one vector."""
+    b = feedback if isinstance(feedback, Tensor) else feedback.to_dense()
+    exact, carried = (errors @ matrix.detach().flatten(1).to(errors.dtype) for matrix in (weight, b))
+    return cosine_similarity(exact, carried)
+
+
+def _compressed(feedback: Tensor, format: FeedbackFormat, errors: ErrorSample | None) -> HeldFeedback:
     fitted = format.fitted(as_matrix(tuple(feedback.shape)))
-    return feedback if fitted == _DENSE else CompressedFeedback(fitted, feedback)
+    if fitted == _DENSE:
+        return feedback
+    return CompressedFeedback(fitted, feedback, errors.fitting if errors else None)
 
 
 def _selection(model: nn.Module, where: Where) -> set[str]:

@@ -7,7 +7,7 @@ doi:10.1038/ncomms13276; one-time soft alignment: Cheon et al. 2025, arXiv 2505.
 for the backward pass, so no weight transport is possible.
 
 B has the shape and device of W and never receives a gradient. It is a tensor of W's dtype, or compressed
-(:mod:`alignonce.formats`). A compressed one goes another way, so that tensors pay nothing for it: the
+(:mod:`alignonce.formats`). With a compressed one, bilinear maps and convolutions go another way: the
 operation runs on the input without its graph, which leaves the gradients of W and the bias, and an identity
 after it carries the error back to the input (:mod:`alignonce.carrying`).
 """
@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alignonce.carrying import CarryBilinear, CarryConvolution, CarryLinear
-from alignonce.formats.base import gathered
+from alignonce.carrying import CarryBilinear, CarryConvolution
+from alignonce.formats.base import FeedbackFormat, gathered
 from alignonce.formats.compressed import Feedback
 
 __all__ = ["Feedback", "bilinear", "conv", "conv_transpose", "linear", "substitute"]
@@ -48,13 +48,12 @@ def linear(input: Tensor, weight: Tensor, feedback: Feedback, bias: Tensor | Non
     """
     _check_feedback(weight, feedback)
     if not isinstance(feedback, Tensor):
-        # PyTorch's own operation saves W for the error of its input only, of which there is none.
-        output = F.linear(input.detach(), weight, bias)
-        return _apply(CarryLinear, input, output, feedback.format, feedback.shape, *feedback.tensors)
+        input, weight, bias = _autocast(input, weight, bias)
+        return _apply(_Linear, input, weight, bias, feedback.format, *feedback.tensors)
     if feedback.dtype != weight.dtype:  # a part of one that a format holds in another dtype
         feedback = feedback.to(weight.dtype)
     input, weight, feedback, bias = _autocast(input, weight, feedback, bias)
-    return _apply(_Linear, input, weight, bias, feedback)
+    return _apply(_Linear, input, weight, bias, None, feedback)
 
 
 def bilinear(
@@ -204,27 +203,33 @@ class _Linear(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(input: Tensor, weight: Tensor, bias: Tensor | None, feedback: Tensor) -> Tensor:
+    def forward(
+        input: Tensor, weight: Tensor, bias: Tensor | None, format: FeedbackFormat | None, *feedback: Tensor
+    ) -> Tensor:
         return F.linear(input, weight, bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        input, _, _, feedback = inputs
+        input, weight, _, ctx.format, *feedback = inputs
         needs_input, needs_weight, *_ = ctx.needs_input_grad
-        ctx.save_for_backward(input if needs_weight else None, feedback if needs_input else None)
+        ctx.shape = weight.shape
+        ctx.save_for_backward(input if needs_weight else None, *(feedback if needs_input else ()))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        input, feedback = ctx.saved_tensors
-        needs_input, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        input, *feedback = ctx.saved_tensors
+        needs_input, needs_weight, needs_bias, *others = ctx.needs_input_grad
         rows = _rows(grad)
         grad_input = None
         if needs_input:
-            grad_input = rows.mm(gathered(feedback))
+            if ctx.format is None:
+                grad_input = rows.mm(gathered(feedback[0]))
+            else:
+                grad_input = ctx.format.product(rows, tuple(feedback), ctx.shape).to(grad.dtype)
             if grad.dim() != 2:
-                grad_input = grad_input.view(*grad.shape[:-1], feedback.shape[1])
+                grad_input = grad_input.view(*grad.shape[:-1], ctx.shape[1])
         grad_weight = rows.t().mm(_rows(input)) if needs_weight else None
-        return grad_input, grad_weight, rows.sum(0) if needs_bias else None, None
+        return grad_input, grad_weight, rows.sum(0) if needs_bias else None, *[None] * len(others)
 
 
 class _Bilinear(torch.autograd.Function):

@@ -54,18 +54,19 @@ class LearningRule(ABC):
             ValueError: if W holds NaN or infinity, or gives no direction to align with.
         """
         w = weight.detach().to("cpu", torch.float64)
-        if not torch.isfinite(w).all():
-            raise ValueError(f"the forward weight {name!r} holds NaN or infinite values")
         if not w.any():
             raise ValueError(
                 f"the forward weight {name!r} is all zero and gives no direction or norm for a feedback "
                 "weight: initialise it otherwise, or leave it exact with where="
             )
-        return self._feedback(w, name, depth).to(weight.device, weight.dtype).contiguous()
+        # The extremes in place of isfinite(w), which on large weights takes as long as making B.
+        if not torch.stack(w.aminmax()).isfinite().all():
+            raise ValueError(f"the forward weight {name!r} holds NaN or infinite values")
+        return self._feedback(w, name, depth).to(weight.device, weight.dtype, copy=True).contiguous()
 
     @abstractmethod
     def _feedback(self, w: Tensor, name: str, depth: int) -> Tensor:
-        """B for W, both float64 on the CPU; W is finite, not zero, and must not be changed."""
+        """B for W (or W itself), both float64 on the CPU; W is finite, not zero, and must not be changed."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ class SoftAlignment(LearningRule):
     def _feedback(self, w: Tensor, name: str, depth: int) -> Tensor:
         cosine = self.cosine_for(name, depth)
         if abs(cosine) == 1:
-            return cosine * w
+            return w if cosine == 1 else -w
         if w.numel() == 1:
             raise ValueError(
                 f"the forward weight {name!r} has one element, so that its cosine can only be 1 or -1, "

@@ -70,6 +70,11 @@ def content(folder):
         {"rule": "dfa"},
         {"rule": "fa", "model": "resnet", "width": 4, "norms": "fixed"},
         {"rule": "fa", "precision": "bf16-mixed"},
+        pytest.param(
+            {"rule": "soft:0.5", "compile": True},
+            # The compiler makes an instance of autograd.Function, against its own advice.
+            marks=pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+        ),
     ],
     ids=lambda changes: "-".join(map(str, changes.values())),
 )

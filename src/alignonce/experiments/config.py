@@ -103,7 +103,11 @@ class TrainingConfig(TaskConfig):
         ge=0,
         description="How many checkpoints to keep, evenly spread over training, its start and end included.",
     )
-    compile: bool = Field(False, description="Compile the network with torch.compile.")
+    compile: bool = Field(
+        False,
+        description="Compile the network with torch.compile. On a CPU that pays for convolutions and "
+        "transformers in runs of several thousand steps, not for small perceptrons: benchmarks/README.md.",
+    )
     precision: Literal["32", "bf16-mixed", "16-mixed"] = Field(
         "32", description="Precision of the products: float32, or mixed with bfloat16 or float16."
     )

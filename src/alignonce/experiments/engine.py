@@ -91,7 +91,9 @@ class Engine:
         if self.processes > 1 and not self.is_sharded:
             keep_feedback_local(model)
         # Compiling replaces nothing in the model: Fabric takes it out and compiles what it has made of it.
-        inner: Any = torch.compile(model) if self.config.compile else model
+        # One program for each size of batch: with one for several sizes, made when a second is met, a resumed
+        # run could compute its batches by another program than before.
+        inner: Any = torch.compile(model, dynamic=False) if self.config.compile else model
         return self.fabric.setup_module(inner)
 
     def set_up_optimizer(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

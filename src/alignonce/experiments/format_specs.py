@@ -28,8 +28,10 @@ class FormatKind:
         return self.name if self.value_name is None else f"{self.name}:{self.value_name.upper()}"
 
 
-def _low_rank(part: Fraction) -> FeedbackFormat:
-    return LowRank(rank=int(part)) if part.denominator == 1 else LowRank(fraction=float(part))
+def _low_rank(part: Fraction, dtype: torch.dtype | None = None) -> FeedbackFormat:
+    if part.denominator == 1:
+        return LowRank(rank=int(part), dtype=dtype)
+    return LowRank(fraction=float(part), dtype=dtype)
 
 
 _KINDS = (
@@ -37,6 +39,13 @@ _KINDS = (
     FormatKind("bf16", "every element in bfloat16", lambda _: Dense(torch.bfloat16)),
     FormatKind(
         "low-rank", "two thin factors; a part of the full rank, or a rank", _low_rank, "part", Fraction(1, 8)
+    ),
+    FormatKind(
+        "low-rank-bf16",
+        "the same in bfloat16",
+        lambda part: _low_rank(part, torch.bfloat16),
+        "part",
+        Fraction(1, 8),
     ),
     FormatKind("int8", "8 bits", lambda _: Int8()),
     FormatKind("int4", "4 bits", lambda _: Int4()),

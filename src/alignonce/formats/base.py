@@ -24,6 +24,8 @@ class FeedbackFormat(ABC):
     """Names of the stored tensors."""
     keeps_dtype: bool = True
     """Whether stored tensors keep their dtype when the model's is changed."""
+    fits_errors: ClassVar[bool] = False
+    """Whether :meth:`compress_for` makes use of the errors."""
 
     def fitted(self, shape: tuple[int, int]) -> "FeedbackFormat":
         """The format that a matrix of this shape gets: this one, or another where this one makes no sense."""
@@ -39,6 +41,18 @@ class FeedbackFormat(ABC):
         Returns:
             Tensors on B's device that approximate B and have its norm.
         """
+
+    def compress_for(self, errors: Tensor, matrix: Tensor) -> Stored:
+        """Store a matrix that is to carry errors like these: by default, like any other.
+
+        Args:
+            errors: (N, out), a sample, in the matrix's dtype and on its device.
+            matrix: B, (out, in), float32 or float64.
+
+        Returns:
+            Tensors on B's device that approximate B.
+        """
+        return self.compress(matrix)
 
     @abstractmethod
     def dense(self, stored: Stored, shape: tuple[int, int]) -> Tensor:

@@ -33,9 +33,10 @@ class CompressedFeedback(nn.Module):
     Args:
         format: a format fitted to B's shape.
         feedback: B, in any floating-point dtype.
+        errors: (N, out), a sample of the errors that B is to carry, if there is one.
     """
 
-    def __init__(self, format: FeedbackFormat, feedback: Tensor) -> None:
+    def __init__(self, format: FeedbackFormat, feedback: Tensor, errors: Tensor | None = None) -> None:
         super().__init__()
         self.format = format
         self.keep_if_missing = False
@@ -43,7 +44,8 @@ class CompressedFeedback(nn.Module):
         self.shape = tuple(feedback.shape)
         matrix = feedback.detach().flatten(1)
         wide = matrix.to(torch.promote_types(feedback.dtype, torch.float32))
-        for name, tensor in zip(format.names, format.compress(wide), strict=True):
+        stored = format.compress(wide) if errors is None else format.compress_for(errors.to(wide), wide)
+        for name, tensor in zip(format.names, stored, strict=True):
             keep = format.keeps_dtype or not tensor.is_floating_point()
             self.register_buffer(name, tensor if keep else tensor.to(feedback.dtype))
 

@@ -38,8 +38,8 @@ class _Integers(FeedbackFormat):
         if not _multiplies_integers(error, shape):
             return super().product(error, stored, shape)
         packed, scale = stored
-        step = error.abs().amax(1, keepdim=True).float().clamp_min(1e-30) / 127
-        rounded = (error / step).round().to(torch.int8)
+        step = error.abs().amax(1, keepdim=True).float().clamp_min_(1e-30).div_(127)
+        rounded = (error / step).round_().to(torch.int8)
         result = torch._int_mm(rounded, self._codes(packed, shape))
         return result.to(scale.dtype).mul_(step).mul_(scale)
 

@@ -25,6 +25,9 @@ from alignonce.experiments.network_config import NetworkConfig
 from alignonce.experiments.rule_specs import parse_rule
 from alignonce.experiments.seeds import derived_seed
 
+_PROBE_IMAGES, _PROBE_PIXELS, _PROBE_TOKENS = 256, 1 << 20, 1024
+"""At most so much is in a batch of noise, to whose errors a low rank is fitted; but two examples at least."""
+
 
 def build_model(
     config: NetworkConfig,
@@ -99,7 +102,9 @@ def build_run_model(
         The network, on the CPU.
     """
     model = build_model(config, config.seed, image_shape, num_classes, mean, std)
-    return _under_rule(model, config, torch.zeros(2, *image_shape))
+    images = max(2, min(_PROBE_IMAGES, _PROBE_PIXELS // math.prod(image_shape)))
+    noise = torch.rand(images, *image_shape, generator=_probe_generator(config))
+    return _under_rule(model, config, noise)
 
 
 def build_language_model(config: RunConfig, vocabulary: int) -> nn.Module:
@@ -119,16 +124,27 @@ def build_language_model(config: RunConfig, vocabulary: int) -> nn.Module:
     generator = torch.Generator().manual_seed(derived_seed(config.seed, "weights"))
     initialise(model, config.first_weights, generator)
     model.draw_embeddings(generator)
-    return _under_rule(model, config, torch.zeros(2, config.context, dtype=torch.int64))
+    windows = max(2, _PROBE_TOKENS // config.context)
+    noise = torch.randint(vocabulary, (windows, config.context), generator=_probe_generator(config))
+    return _under_rule(model, config, noise)
 
 
-def _under_rule(model: nn.Module, config: RunConfig, inputs: Tensor) -> nn.Module:
+def _probe_generator(config: RunConfig) -> torch.Generator:
+    return torch.Generator().manual_seed(derived_seed(config.seed, "probes"))
+
+
+def _under_rule(model: nn.Module, config: RunConfig, noise: Tensor) -> nn.Module:
+    """Set the run's learning rule.
+
+    Where it must see a batch (the shapes that direct feedback goes to, the errors that a low rank is fitted
+    to), noise does: it needs no data, so that a run's network is known from its configuration.
+    """
     rule = parse_rule(config.rule, derived_seed(config.seed, "feedback"))
+    format = parse_format(config.format)
+    inputs = noise[:2] if isinstance(rule, DirectFeedback) else noise if format.fits_errors else None
     set_learning_rule(
-        model, rule, where=config.where or None, format=parse_format(config.format), norms=config.norms,
-        # Direct feedback must see the shapes of a batch; the other rules need none.
-        inputs=inputs if isinstance(rule, DirectFeedback) else None,
-    )  # fmt: skip
+        model, rule, where=config.where or None, format=format, norms=config.norms, inputs=inputs
+    )
     if config.feedback_scale != 1:
         for _, _, feedback in feedback_weights(model):
             feedback.mul_(config.feedback_scale)

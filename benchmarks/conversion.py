@@ -1,0 +1,50 @@
+"""Time of ``set_learning_rule`` on one wide linear layer, for each feedback format.
+
+    python benchmarks/conversion.py [--width 4096] [--rounds 5]
+
+It is spent once, before learning: B is made from W (soft alignment with a cosine of 1, so that the format
+alone decides the cosine), compressed, and compared to W for the summary. Printed are the median and the
+shortest time, and the cosine of W and B.
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+from torch import nn
+
+from alignonce import FeedbackFormat, SoftAlignment, set_learning_rule
+from formats import FORMATS
+from timing import machine
+
+
+def convert(width: int, format: FeedbackFormat) -> tuple[float, float]:
+    """Seconds that the conversion of a fresh layer takes, and the cosine of W and B."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(width, width, bias=False))
+    start = time.perf_counter()
+    summary = set_learning_rule(model, SoftAlignment(1.0), format=format)
+    return time.perf_counter() - start, summary.rows[0].cosine
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--width", type=int, default=4096)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
+    args = parser.parse_args()
+    print(f"one linear layer of {args.width}x{args.width}; {machine()}\n")
+    print("| format | median | shortest | cosine |\n|---|---|---|---|")
+    for name in args.formats:
+        convert(args.width, FORMATS[name])
+        seconds, cosines = zip(*(convert(args.width, FORMATS[name]) for _ in range(args.rounds)), strict=True)
+        cells = [f"{statistics.median(seconds):.2f} s", f"{min(seconds):.2f} s", f"{cosines[0]:.4f}"]
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
