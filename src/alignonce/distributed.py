@@ -11,7 +11,10 @@ weights are buffers, of which it would leave a whole copy in each process. :func
   pass, where the error is multiplied by it;
 - a compressed one stays whole in each process: it is small, and needs no communication at all;
 - a layer with a feedback weight does not gather its forward weight again in the backward pass, which never
-  reads it.
+  reads it;
+- a rule that changes B does so with the rows of W and B that a process has, and sends nothing for it but
+  three sums, if the rule is soft alignment again and again;
+- direct feedback sends nothing either: its random matrices are whole in each process.
 
 So a step communicates as much as under backpropagation with dense feedback weights, and with compressed ones
 without one of its three exchanges.
@@ -28,6 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from alignonce.evolving_rules import EvolvingRule
 from alignonce.formats import Dense
 from alignonce.formats.compressed import CompressedFeedback
 from alignonce.layers import FeedbackLayer, feedback_name, layer_kind, previous_name
@@ -61,7 +65,7 @@ def shard(model: nn.Module, mesh: DeviceMesh, dtype: torch.dtype | None = None) 
     is gathered on its own; all other parameters belong to the model as a whole.
 
     Args:
-        model: the model, on the mesh's device, under a learning rule with fixed feedback weights or none.
+        model: the model, on the mesh's device, under a learning rule or none.
         mesh: of one dimension.
         dtype: what layers' weights are gathered in, where autocast computes in it; None is their own. Shards,
             and sums of gradients, keep their own.
@@ -70,8 +74,7 @@ def shard(model: nn.Module, mesh: DeviceMesh, dtype: torch.dtype | None = None) 
         The same model. Its forward and feedback weights are ``DTensor`` s between forward passes.
 
     Raises:
-        ValueError: if the learning rule changes feedback weights in learning or is direct feedback, neither
-            of which reaches weights that are spread.
+        ValueError: if the learning rule changes feedback weights and needs them whole for it.
     """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -83,6 +86,9 @@ def shard(model: nn.Module, mesh: DeviceMesh, dtype: torch.dtype | None = None) 
             layer.register_forward_pre_hook(_gather_backward_only_if_exact)
     fully_shard(model, mesh=mesh)
     _spread_feedback(model, mesh)
+    for layer in model.modules():
+        if isinstance(layer, FeedbackLayer):
+            layer.begin_evolution()  # of the weights as they are now, spread
     return model
 
 
@@ -125,12 +131,12 @@ def _buffers_of_the_rule(module: nn.Module) -> Iterator[str]:
 def _check_rules(model: nn.Module) -> None:
     for layer in model.modules():
         if isinstance(layer, FeedbackLayer) and layer.learning_rule.evolves:
-            raise ValueError(
-                f"{layer.learning_rule} changes feedback weights in learning, which sharding does not know: "
-                "use DistributedDataParallel"
-            )
-        if any(name.startswith("direct_feedback") for name in layer._buffers):
-            raise ValueError("direct feedback does not go with sharding: use DistributedDataParallel")
+            rule = layer.learning_rule
+            if not (isinstance(rule, EvolvingRule) and rule.goes_by_rows):
+                raise ValueError(
+                    f"{rule} changes each feedback weight as a whole, of which sharding leaves a process "
+                    "some rows only: use DistributedDataParallel"
+                )
 
 
 def _layers_of_their_own(model: nn.Module) -> list[nn.Module]:

@@ -1,7 +1,10 @@
 """The one hook of rules whose feedback weights change: ``evolve``, after each step of the optimiser."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from alignonce.conversion import unwrap, weight_names
 from alignonce.evolution_guard import mark_evolved
@@ -49,7 +52,35 @@ def evolve(model: nn.Module, step: int) -> None:
             done.add(key)
             previous = layer._buffers.get(previous_name(weight_name))
             feedback = layer.get_buffer(feedback_name(weight_name))
-            rule.evolve(EvolutionStep(weight, feedback, previous, names[key], depths[key], step))
+            rule.evolve(
+                EvolutionStep(
+                    _own_rows(weight),
+                    _own_rows(feedback),
+                    None if previous is None else _own_rows(previous),
+                    names[key],
+                    depths[key],
+                    step,
+                    _total_over(weight),
+                )
+            )
             if previous is not None:
                 previous.copy_(weight)
             mark_evolved(weight)
+
+
+def _own_rows(tensor: Tensor) -> Tensor:
+    # As in formats.base.gathered, by the method and not by the class.
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def _total_over(weight: Any) -> Callable[[Tensor], Tensor]:
+    if not hasattr(weight, "to_local"):
+        return torch.sum
+    group = weight.device_mesh.get_group()
+
+    def total(rows: Tensor) -> Tensor:
+        sum = rows.sum()
+        torch.distributed.all_reduce(sum, group=group)
+        return sum
+
+    return total

@@ -6,7 +6,7 @@ A training loop calls :func:`alignonce.evolve` after each ``optimizer.step()``; 
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
@@ -27,7 +27,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class EvolutionStep:
-    """What a rule gets to see of one forward weight after a step of the optimiser."""
+    """What a rule gets to see of one forward weight after a step of the optimiser.
+
+    Where weights are spread over processes (:mod:`alignonce.distributed`), tensors are this process's rows.
+    """
 
     weight: Tensor
     """The forward weight W after the step."""
@@ -41,6 +44,8 @@ class EvolutionStep:
     """How many forward weights come before W in the model."""
     number: int
     """Steps of the optimiser so far, 1 after the first."""
+    total: Callable[[Tensor], Tensor] = torch.sum
+    """The sum of a tensor of W's shape over all its elements, those of other processes included."""
 
 
 class EvolvingRule(LearningRule):
@@ -50,6 +55,14 @@ class EvolvingRule(LearningRule):
     def evolves(self) -> bool:
         """Whether feedback weights change in learning."""
         return True
+
+    @property
+    def goes_by_rows(self) -> bool:
+        """Whether each row (first dimension) of B follows from that row of W and B and from ``step.total``.
+
+        Such a rule can go with weights whose rows are spread over processes.
+        """
+        return False
 
     @abstractmethod
     def evolve(self, step: EvolutionStep) -> None:
@@ -82,6 +95,11 @@ class PeriodicAlignment(EvolvingRule):
         """What of W the rule copies while the network learns."""
         return f"whole forward weights, every {self.every} steps"
 
+    @property
+    def goes_by_rows(self) -> bool:
+        """Yes: cosine and norm are sums."""
+        return True
+
     def __post_init__(self) -> None:
         _check_positive_int(self.every, "every")
         object.__setattr__(self, "_start", SoftAlignment(self.cosine, self.seed))
@@ -103,8 +121,10 @@ class PeriodicAlignment(EvolvingRule):
             step.feedback.copy_(cosine * step.weight)
             return
         w, b = step.weight.double(), step.feedback.double()
-        noise = b - w * ((b * w).sum() / w.square().sum())
-        step.feedback.copy_(cosine * w + math.sqrt(1 - cosine**2) * noise * (w.norm() / noise.norm()))
+        w_squared = step.total(w.square())
+        noise = b - w * (step.total(b * w) / w_squared)
+        norms = (w_squared / step.total(noise.square())).sqrt()
+        step.feedback.copy_(cosine * w + math.sqrt(1 - cosine**2) * norms * noise)
 
 
 @dataclass(frozen=True)
@@ -146,6 +166,11 @@ class SignSymmetry(EvolvingRule):
     def transports(self) -> str:
         """What of W the rule copies while the network learns."""
         return "" if self.once else "the signs of forward weights, every step"
+
+    @property
+    def goes_by_rows(self) -> bool:
+        """Unless magnitudes are dealt out anew among all rows."""
+        return self.magnitudes != "batch"
 
     def _feedback(self, w: Tensor, name: str, depth: int) -> Tensor:
         magnitude = torch.ones_like(w)
@@ -196,6 +221,11 @@ class KolenPollack(EvolvingRule):
         """The change that the optimiser made is the update of B too."""
         return True
 
+    @property
+    def goes_by_rows(self) -> bool:
+        """Yes: each element for itself."""
+        return True
+
     def __post_init__(self) -> None:
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay must be in [0, 1), got {self.decay}")
@@ -242,6 +272,11 @@ class WeightMirror(EvolvingRule):
     rate: float = 0.1
     seed: int = 0
     start: LearningRule = field(default_factory=RandomFeedback)
+
+    @property
+    def goes_by_rows(self) -> bool:
+        """Yes: a row of W makes a response of its own; the noise is the same in each process."""
+        return True
 
     def __post_init__(self) -> None:
         _check_positive_int(self.every, "every")

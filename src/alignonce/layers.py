@@ -82,7 +82,7 @@ class FeedbackLayer(nn.Module):
                 self.register_buffer(attribute, value)
             else:
                 self.add_module(attribute, value)
-        self._begin_evolution()
+        self.begin_evolution()
 
     def feedback_of(self, weight_name: str) -> Tensor:
         """The feedback weight of the forward weight of this name; decompressed, if it is compressed."""
@@ -98,7 +98,7 @@ class FeedbackLayer(nn.Module):
         del self.learning_rule, self.exact
         self.__class__ = type(self).plain_class  # type: ignore[assignment]
 
-    def _begin_evolution(self) -> None:
+    def begin_evolution(self) -> None:
         """Keep what a rule needs whose feedback weights change, and expect ``evolve``."""
         for name in self.present_names(self):
             weight = getattr(self, name)
@@ -134,7 +134,7 @@ class FeedbackLayer(nn.Module):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
-        self._begin_evolution()
+        self.begin_evolution()
         for name in self.present_names(self):
             feedback, has_weight = getattr(self, feedback_name(name)), prefix + name in state_dict
             if isinstance(feedback, CompressedFeedback):
@@ -144,7 +144,7 @@ class FeedbackLayer(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._begin_evolution()
+        self.begin_evolution()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Classes made for users' subclasses have no importable name: pickle and copy by the plain class.

@@ -10,13 +10,21 @@ import torch
 from torch.nn import functional as F
 from two_processes import Sent, run_in_two_processes
 
-from alignonce import alignment, audit_weight_transport, exact_gradients
+from alignonce import (
+    PeriodicAlignment,
+    alignment,
+    audit_weight_transport,
+    evolve,
+    exact_gradients,
+    set_learning_rule,
+)
 from alignonce.experiments.compare import train_and_save
 from alignonce.experiments.engine import Engine
 from alignonce.experiments.models import build_run_model
 from alignonce.experiments.runs import RunFolder
 from alignonce.experiments.tasks.images import as_pixels
 from alignonce.experiments.training import build_optimizer, train
+from alignonce.formats.base import gathered
 from experiments.small_runs import made_data, small_config, without_time
 
 pytestmark = pytest.mark.distributed
@@ -27,6 +35,15 @@ RULES = [
     {"rule": "soft:0.5"},
     {"rule": "soft:0.5", "format": "low-rank:1/8"},
     {"rule": "soft:0.5", "format": "bf16"},
+]
+# By SGD: where errors cancel (equal magnitudes, biases of keys), Adam makes whole steps of rounding.
+EVOLVING = [
+    {"rule": rule, "optimizer": "sgd", "learning_rate": 0.05}
+    for rule in ("kp", "mirror", "soft-mirror:0.5", "periodic:2", "usf", "frsf")
+]
+VIT = [
+    {"rule": rule, "model": "vit", "width": 8, "depth": 1, "optimizer": "sgd", "learning_rate": 0.05}
+    for rule in ("fa", "kp")
 ]
 STRATEGIES = ("ddp", "fsdp")
 
@@ -50,7 +67,10 @@ def size(tensors):
 
 def learn_alike(rank):
     data = made_data()
-    for changes in [*RULES, {"rule": "fa", "accumulate": 3, "clip": 0.5}, {"rule": "fa", "batch_size": 199}]:
+    for changes in [
+        *RULES, *EVOLVING, {"rule": "dfa"}, *VIT,
+        {"rule": "fa", "accumulate": 3, "clip": 0.5}, {"rule": "fa", "batch_size": 199},
+    ]:  # fmt: skip
         one = train(config_of(**changes), data)
         for strategy in STRATEGIES:
             two = train(spread(config_of(**changes), strategy), data)
@@ -58,7 +78,12 @@ def learn_alike(rank):
             assert len(without_time(two.metrics)) == len(without_time(one.metrics))
             for ours, theirs in zip(without_time(two.metrics), without_time(one.metrics), strict=True):
                 assert ours[:4] == theirs[:4]
-                assert math.isclose(ours.value, theirs.value, rel_tol=1e-4, abs_tol=1e-5), (ours, theirs)
+                assert math.isclose(ours.value, theirs.value, rel_tol=1e-4, abs_tol=1e-5), (
+                    changes,
+                    strategy,
+                    ours,
+                    theirs,
+                )
             state = one.model.state_dict()
             for name, value in two.model.state_dict().items():
                 assert torch.allclose(value, state[name], atol=1e-4), (strategy, changes, name)
@@ -77,7 +102,7 @@ def learn_alike_in_mixed_precision(rank):
 def audits(rank):
     data = made_data()
     x = as_pixels(data.train_images[:8])
-    for changes in RULES:
+    for changes in [*RULES, {"rule": "kp"}, {"rule": "dfa"}]:
         for strategy in STRATEGIES:
             config = spread(config_of(**changes), strategy)
             engine, model = Engine(config), built(config)
@@ -95,6 +120,7 @@ def audits(rank):
             optimizer = build_optimizer(model, config)
             F.cross_entropy(forward(x), data.train_labels[:8]).backward()
             optimizer.step()
+            evolve(model, 1)
             assert alignment(model).keys() == alignment(built(config)).keys()
 
 
@@ -142,6 +168,13 @@ def count_what_is_sent(rank):
     dense_b = [b.to_local() for n, b in model.named_buffers() if n.endswith("feedback")]
     assert len(dense_b) == 3
     assert size(dense_b) == pytest.approx(matrices / 2, rel=padding)
+    # Rules that change B do so where its rows are, at no cost but a dense B's.
+    for changes in EVOLVING:
+        _, in_step, model = a_step(spread(config_of(**changes), "fsdp"))
+        assert in_step == dense, changes
+        with Sent() as evolving:
+            evolve(model, 10)  # time for each of them
+        assert evolving.bytes == {}, changes
     signs = size(b for n, b in low_model.named_buffers() if ".feedback." in n)
     assert signs < matrices / 16
 
@@ -158,22 +191,33 @@ def resume_elsewhere(rank, folder):
     def points(changed):
         return RunFolder(folder / strategy).resume_points(changed, data)
 
-    # From one process to two, and back to one: the order of the examples and all states go on.
+    def goes_on(result, what):
+        assert result.status == "done", what
+        for metric in ("step_loss", "test_loss", "train_accuracy"):
+            ours, theirs = result.metrics.series(metric)[1], whole.metrics.series(metric)[1]
+            assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4), (*what, metric)
+
+    # The order of the examples and all states go on. A point is written at the end of step 40 or so; the
+    # ones that finish a run write none, so that each of them goes on from that point.
     for strategy in STRATEGIES:
         (folder / strategy).mkdir(parents=True, exist_ok=True)
-        many = spread(config, strategy)
+        many, other = (spread(config, name) for name in (strategy, *set(STRATEGIES) - {strategy}))
         first = train(many, data, stop, resume=points(many))
         assert first.status == "interrupted", first.status
         Engine(many).wait_for_all()  # the first process writes
-        again = train(many, data, resume=points(many))
-        assert again.status == "done"
+        goes_on(train(many, data, resume=points(many)), (strategy, "two to two"))
+        goes_on(train(other, data, resume=points(other)), (strategy, "to the other strategy"))
+        if rank == 0:
+            goes_on(train(config, data, resume=points(config)), (strategy, "two to one"))
         Engine(many).wait_for_all()
-        alone = train(config, data, resume=points(config)) if rank == 0 else again
-        for result in (again, alone):
-            for metric in ("step_loss", "test_loss", "train_accuracy"):
-                ours, theirs = result.metrics.series(metric)[1], whole.metrics.series(metric)[1]
-                assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4), (strategy, metric)
+    (folder / "one").mkdir(parents=True, exist_ok=True)
+    strategy = "one"
+    if rank == 0:
+        assert train(config, data, stop, resume=points(config)).status == "interrupted"
+    for name in STRATEGIES:
+        many = spread(config, name)
         Engine(many).wait_for_all()
+        goes_on(train(many, data, resume=points(many)), ("one to two", name))
     # Each process normalises over its own part of the batch: another number of them learns something else.
     norms = spread(config_of(rule="fa", model="resnet", width=4, epochs=6), "ddp")
     strategy = "norms"
@@ -195,11 +239,37 @@ def save_once(rank, folder):
         assert (
             RunFolder(folder / strategy).load_model().state_dict().keys() == built(config).state_dict().keys()
         )
-    bad = spread(config_of(rule="kp"), "fsdp")
-    with pytest.raises(ValueError, match="changes feedback weights in learning"):
-        train(bad, data)
-    with pytest.raises(ValueError, match="direct feedback does not go with sharding"):
-        train(spread(config_of(rule="dfa"), "fsdp"), data)
+    with pytest.raises(ValueError, match="changes each feedback weight as a whole"):
+        train(spread(config_of(rule="brsf"), "fsdp"), data)
+
+
+def aligns_again_by_rows(rank):
+    # Cosine and norm are sums over the rows of all processes; "periodic" as a text has cosine 1 only.
+    rule, engines = PeriodicAlignment(every=1, cosine=0.3), []
+    for config in (config_of(rule="bp"), spread(config_of(rule="bp"), "fsdp")):
+        model = built(config)
+        set_learning_rule(model, rule)
+        Engine(config).set_up(model)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.copy_(weight.sin() + 0.1 * weight.cos())
+        evolve(model, 1)
+        engines.append(model)
+        assert list(alignment(model).values()) == pytest.approx([0.3] * 3, abs=1e-5)
+    for one, two in zip(engines[0].buffers(), engines[1].buffers(), strict=True):
+        assert torch.allclose(gathered(two), one, atol=1e-6)
+
+
+def forgetting_to_evolve_is_an_error(rank):
+    config = spread(config_of(rule="kp"), "fsdp")
+    engine, model = Engine(config), built(config)
+    forward = engine.set_up(model)
+    optimizer = build_optimizer(model, config)
+    x = as_pixels(made_data().train_images[:8])
+    forward(x).sum().backward()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match=r"call alignonce\.evolve"):
+        optimizer.step()
 
 
 def everything(rank: int, folder: Path) -> None:
@@ -209,6 +279,8 @@ def everything(rank: int, folder: Path) -> None:
     count_what_is_sent(rank)
     resume_elsewhere(rank, folder)
     save_once(rank, folder / "saved")
+    aligns_again_by_rows(rank)
+    forgetting_to_evolve_is_an_error(rank)
 
 
 def test_two_processes_do_what_one_does(tmp_path):

@@ -2,6 +2,7 @@
 
 import gzip
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
-from targets import TARGETS, run
+from monsters import SMALL
+from targets import TARGETS, run, saved_run
 
 from alignonce.experiments.config import RunConfig
 from alignonce.experiments.data.idx import to_idx_gz
@@ -23,8 +26,14 @@ GOOD = {
     "idx": gzip.decompress(to_idx_gz(np.arange(12, dtype=np.uint8).reshape(3, 4))),
     "config": RunConfig().model_dump_json().encode(),
     "comparison": b'{"rules": ["bp", "soft:0.5"], "seeds": [0, 1], "format": "low-rank:1/8"}',
+    "study": SMALL.encode(),
+    "saved_study": json.dumps(yaml.safe_load(SMALL)).encode(),
+    "summary": saved_run()["summary.json"],
+    "failures": b'{"main: bp, seed 0": "no reason"}',
     "metrics": b"step,epoch,metric,layer,value\n1,0.5,loss,,nan\n",
     "identity": b'{"format": 1, "run": {"config": {}}}',
+    "network": b"\0\x10abc",
+    "predictions": b"\0\x10abc",
     "point": b"\0\0\5abc",
 }
 
@@ -52,7 +61,7 @@ def test_bad_files_are_refused_clearly(name):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="needs atheris")
-@pytest.mark.parametrize("name", ["idx", "config", "point"])
+@pytest.mark.parametrize("name", ["idx", "config", "point", "study"])
 def test_fuzzing_guided_by_coverage_finds_nothing(name, tmp_path):
     done = subprocess.run(
         [sys.executable, str(HERE / "fuzz.py"), name, SECONDS],

@@ -26,7 +26,7 @@ def train(
     A finished run is never overwritten: without --out, the next free folder in runs/ is used. An unfinished
     one (Ctrl-C, SIGTERM, a crash) goes on where it stopped, if the same command is given again.
 
-    Several processes, on one machine or many, are started by --devices, torchrun or Slurm.
+    Several processes, on one machine or many, are started by --devices, torchrun or Slurm's srun.
 
     For example:
       alignonce train
@@ -54,13 +54,14 @@ def train(
     from rich.console import Console
 
     from alignonce.experiments.compare import comparison_table, train_and_save
-    from alignonce.experiments.engine import Engine
+    from alignonce.experiments.engine import Engine, as_launched
     from alignonce.experiments.resuming import SaveEvery
     from alignonce.experiments.runs import RunFolder, free_folder
     from alignonce.experiments.tasks.loading import facts_of
     from alignonce.experiments.tracking import build_tracker
 
     every = SaveEvery(save_every, save_every_steps)
+    config = as_launched(config)
     engine = Engine(config)
     folder = RunFolder(out if out is not None else Path())
     if engine.is_first:

@@ -24,6 +24,9 @@ DATA_FIELDS = frozenset({"task", "data", "limit", "context", "vocabulary"})
 # How a run is computed, not what is computed: an unfinished run may go on with others of these.
 COMPUTING_FIELDS = frozenset({"device", "compile", "accumulate", "strategy", "devices", "num_nodes"})
 
+# The largest number that all libraries count with.
+_MOST = 2**63 - 1
+
 TaskName = Literal["images", "lm", "tabular"]
 # What stands where a configuration leaves these out.
 TASK_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
@@ -48,7 +51,7 @@ class TaskConfig(NetworkConfig):
         "class from the rows of a table. Some defaults depend on it.",
     )
     data: str = Field("fashion-mnist", min_length=1, description=DATA_HELP)
-    batch_size: int = Field(128, ge=1, description="Examples in a batch.")
+    batch_size: int = Field(128, ge=1, le=_MOST, description="Examples in a batch.")
 
     @model_validator(mode="before")
     @classmethod
@@ -56,7 +59,8 @@ class TaskConfig(NetworkConfig):
         """Take what is left out from the task's defaults; the network's own come after."""
         if not isinstance(values, dict):
             return values
-        defaults = TASK_DEFAULTS.get(values.get("task", "images"), {})
+        task = values.get("task", "images")
+        defaults = TASK_DEFAULTS.get(task, {}) if isinstance(task, str) else {}
         return {name: value for name, value in defaults.items() if name in cls.model_fields} | values
 
     @model_validator(mode="after")
@@ -75,9 +79,10 @@ class TrainingConfig(TaskConfig):
     limit: int | None = Field(
         None,
         ge=1,
+        le=_MOST,
         description="Use only this many training and test examples (images, windows of text, rows).",
     )
-    epochs: int = Field(6, ge=1, description="Passes through the training examples.")
+    epochs: int = Field(6, ge=1, le=_MOST, description="Passes through the training examples.")
     optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="Optimiser.")
     learning_rate: float = Field(1e-4, gt=0, allow_inf_nan=False, description="Learning rate.")
     schedule: Schedule = Field(
@@ -101,6 +106,7 @@ class TrainingConfig(TaskConfig):
     checkpoints: int = Field(
         0,
         ge=0,
+        le=_MOST,
         description="How many checkpoints to keep, evenly spread over training, its start and end included.",
     )
     compile: bool = Field(
@@ -112,7 +118,10 @@ class TrainingConfig(TaskConfig):
         "32", description="Precision of the products: float32, or mixed with bfloat16 or float16."
     )
     accumulate: int = Field(
-        1, ge=1, description="Parts that a batch is computed in, one after the other, to save memory."
+        1,
+        ge=1,
+        le=_MOST,
+        description="Parts that a batch is computed in, one after the other, to save memory.",
     )
     clip: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="Largest norm of a gradient; longer ones are shortened."
@@ -122,15 +131,15 @@ class TrainingConfig(TaskConfig):
         description="How several processes share the work: ddp, each with the whole network; fsdp, each with "
         "a part of the weights (FSDP2). auto: ddp, if there are several.",
     )
-    devices: int = Field(1, ge=1, description="GPUs (or processes on CPUs) of each machine.")
-    num_nodes: int = Field(1, ge=1, description="Machines.")
+    devices: int = Field(1, ge=1, le=_MOST, description="GPUs (or processes on CPUs) of each machine.")
+    num_nodes: int = Field(1, ge=1, le=_MOST, description="Machines.")
 
 
 class RunConfig(TrainingConfig):
     """The full configuration of one run."""
 
     rule: str = Field("soft:0.5", description=f"Learning rule: {RULE_HELP}.")
-    seed: int = Field(0, ge=0, description="Seed of forward weights, batches and feedback weights.")
+    seed: int = Field(0, ge=0, le=_MOST, description="Seed of forward weights, batches and feedback weights.")
 
     @field_validator("rule")
     @classmethod
@@ -173,8 +182,10 @@ class CompareConfig(TrainingConfig):
         for name, values in (("rules", self.rules), ("seeds", self.seeds)):
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} must differ from each other, got {' '.join(map(str, values))}")
-        if min(self.seeds) < 0:
-            raise ValueError(f"seeds must be 0 or more, got {min(self.seeds)}")
+        if not 0 <= min(self.seeds) <= max(self.seeds) <= _MOST:
+            raise ValueError(
+                f"seeds must be 0 or more, and below 2**63, got {min(self.seeds)} to {max(self.seeds)}"
+            )
         if self.devices * self.num_nodes > 1:
             raise ValueError("a comparison does its runs in one process; train runs that need several alone")
         _check_feedback_scale(self.feedback_scale, self.rules)

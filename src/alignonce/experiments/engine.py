@@ -6,11 +6,14 @@ started the processes, or starts them itself. Here is how Fabric is set up, and 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from lightning_fabric.strategies.strategy import Strategy
@@ -26,6 +29,7 @@ from alignonce.experiments.state import model_state
 _PRECISION: Any = {"32": "32-true", "bf16-mixed": "bf16-mixed", "16-mixed": "16-mixed"}
 _GATHERED_IN = {"32": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 _T = TypeVar("_T")
+_Config = TypeVar("_Config", bound=TrainingConfig)
 
 
 class Part(NamedTuple):
@@ -34,6 +38,42 @@ class Part(NamedTuple):
     examples: Tensor
     weight: float
     is_last: bool
+
+
+def as_launched(config: _Config) -> _Config:
+    """Take the number of processes from the launcher, where `torchrun` or Slurm's `srun` has started them.
+
+    Args:
+        config: of a run that this process is to take part in.
+
+    Returns:
+        The configuration, with `devices` and `num_nodes` as they are.
+
+    Raises:
+        ValueError: it asks for other numbers, or Slurm does not tell how many there are on each machine.
+    """
+    launcher, devices, nodes = _launched()
+    asked = config.devices, config.num_nodes
+    if launcher and asked not in ((1, 1), (devices, nodes)):
+        raise ValueError(
+            f"devices: {launcher} has started {devices} processes on each of {nodes} machines, and devices "
+            f"{asked[0]}, num-nodes {asked[1]} were asked for; leave both out"
+        )
+    return config.model_copy(update={"devices": devices, "num_nodes": nodes}) if launcher else config
+
+
+def _launched() -> tuple[str, int, int]:
+    """Who has started this process, how many on each machine, and on how many machines."""
+    env = os.environ
+    if TorchElasticEnvironment.detect():
+        devices = int(env["LOCAL_WORLD_SIZE"])
+        return "torchrun", devices, int(env["WORLD_SIZE"]) // devices
+    # Within a job, but not by srun, there is one process, whatever the job has room for.
+    if "SLURM_STEP_NUM_TASKS" in env and SLURMEnvironment.detect():
+        if int(env["SLURM_NTASKS"]) > 1 and "SLURM_NTASKS_PER_NODE" not in env:
+            raise ValueError("devices: ask Slurm for --nodes and --ntasks-per-node in place of --ntasks")
+        return "srun", int(env.get("SLURM_NTASKS_PER_NODE", 1)), int(env.get("SLURM_NNODES", 1))
+    return "", 1, 1
 
 
 class Engine:
@@ -51,7 +91,9 @@ class Engine:
 
     def __init__(self, config: TrainingConfig) -> None:
         if config.compile and config.strategy == "fsdp":
-            raise ValueError("compile does not go with strategy fsdp; leave one of them out")
+            raise ValueError(
+                "compile does not go with strategy fsdp, whose feedback weights are spread: leave one out"
+            )
         self.config = config
         self.fabric = Fabric(
             accelerator=pick_device(config.device).type,

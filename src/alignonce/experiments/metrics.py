@@ -116,7 +116,7 @@ class Metrics:
             ValueError: the file is no such table.
         """
         with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.reader(file)
+            reader = csv.reader(_whole_lines(file))
             try:
                 if tuple(next(reader, ())) != COLUMNS:
                     raise ValueError(f"it must begin with the columns {','.join(COLUMNS)}")
@@ -126,6 +126,13 @@ class Metrics:
                 )
             except (ValueError, csv.Error) as error:
                 raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+
+
+def _whole_lines(lines: Iterable[str]) -> Iterator[str]:
+    for line in lines:
+        if not line.endswith("\n"):
+            raise ValueError("the file ends within this line")
+        yield line
 
 
 def angle_deg(cosine: float) -> float:

@@ -86,9 +86,12 @@ class NetworkConfig(BaseModel):
         ge=1,
         description="vit, gpt: attention heads, a divisor of the width. Left out: one per 64 (32) of it.",
     )
-    context: int = Field(128, ge=1, description="gpt: tokens that the network sees at once.")
+    context: int = Field(128, ge=1, le=2**20, description="gpt: tokens that the network sees at once.")
     vocabulary: int = Field(
-        256, ge=256, description="gpt: tokens; 256: the bytes; more: byte pairs learnt from the text."
+        256,
+        ge=256,
+        le=2**20,
+        description="gpt: tokens; 256: the bytes; more: byte pairs learnt from the text.",
     )
     norms: Literal["exact", "fixed"] = Field(
         "exact",
@@ -116,9 +119,11 @@ class NetworkConfig(BaseModel):
     @classmethod
     def _fill_in(cls, values: Any) -> Any:
         """Write the defaults that depend on the network out, so that a saved configuration says all."""
-        if not isinstance(values, dict) or values.get("model", "mlp") not in _DEFAULTS:
+        if not isinstance(values, dict):
             return values
         model = values.get("model", "mlp")
+        if not isinstance(model, str) or model not in _DEFAULTS:
+            return values
         default = _DEFAULTS[model]
         defaults: dict[str, Any] = {"depth": default.depth, "width": default.width, "init": default.init}
         if default.head_width:

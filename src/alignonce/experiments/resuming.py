@@ -42,7 +42,7 @@ _STATE, _FACTS, _SUMS = "state.safetensors", "state.json", "SHA256SUMS"
 class SaveEvery:
     """How often a run writes a resume point: after so many seconds, or so many steps, whichever is first.
 
-    None: never for that reason. One is also written when SIGINT or SIGTERM stops the run.
+    None: never for that reason. One is also written when SIGINT, SIGTERM or SIGUSR1 stops the run.
     """
 
     seconds: float | None = 60.0

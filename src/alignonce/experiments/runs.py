@@ -23,6 +23,8 @@ import csv
 import itertools
 import json
 import re
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -232,12 +235,20 @@ class RunFolder:
 
         Returns:
             (n,) in the order of the data; None for a diverged run, and for one of an older version.
+
+        Raises:
+            ValueError: the file is damaged.
         """
         file = self.path / "predictions.npz"
         if not file.exists():
             return None
-        with np.load(file, allow_pickle=False) as arrays:
-            right: NDArray[np.bool_] = arrays["label"] == arrays["predicted"]
+        try:
+            # Opened here: NumPy leaves the file of a damaged archive open.
+            with file.open("rb") as content, np.load(content, allow_pickle=False) as arrays:
+                right: NDArray[np.bool_] = np.equal(arrays["label"], arrays["predicted"])
+        # What NumPy lets through of a damaged archive.
+        except (ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{file} is damaged: {error}") from error
         return right
 
     def save_checkpoint(self, step: int, model: nn.Module) -> None:
@@ -270,6 +281,7 @@ class RunFolder:
 
         Raises:
             FileNotFoundError: no run, or none with a network or with this checkpoint, is in the folder.
+            ValueError: the file is damaged, or holds another network.
         """
         run = self.load()
         file = self.path / "model.safetensors" if step is None else checkpoint_file(self.path, step)
@@ -287,7 +299,10 @@ class RunFolder:
             model = build_run_model(
                 run.config, facts.image_shape, facts.num_classes, [0.0] * channels, [1.0] * channels
             )
-        model.load_state_dict(load_file(file))
+        try:
+            model.load_state_dict(load_file(file))
+        except (SafetensorError, RuntimeError) as error:
+            raise ValueError(f"{file} does not hold the network of config.json: {error}") from error
         return model
 
 

@@ -1,4 +1,7 @@
-"""Stopping a run where it can be resumed: SIGINT (Ctrl-C) and SIGTERM wait for the end of a step."""
+"""Stopping a run where it can be resumed: a signal waits for the end of a step.
+
+SIGINT is Ctrl-C. SIGTERM and SIGUSR1 are what batch systems such as Slurm send before the time is over.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 
 
 class StopRequest:
-    """Within the context, SIGINT and SIGTERM are remembered; a second one of them is a KeyboardInterrupt.
+    """Within the context, these signals are remembered; a second one of them is a KeyboardInterrupt.
 
     Only the main thread can be told of signals: in others nothing changes.
     """
@@ -20,7 +23,7 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
                 # A worker whose parent decides for it has been told to ignore Ctrl-C.
                 if signal.getsignal(number) != signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._ask)

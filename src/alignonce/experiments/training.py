@@ -66,7 +66,7 @@ class TrainingResult:
 
 
 class _Stopped(Exception):
-    """SIGINT or SIGTERM came, and the step after which the run was to stop is complete."""
+    """SIGINT, SIGTERM or SIGUSR1 came, and the step after which the run was to stop is complete."""
 
 
 class _Diverged(Exception):
@@ -89,8 +89,8 @@ def train(
     """Train a network as configured, and measure it on the way.
 
     Initial forward weights and the order of the batches depend on the seed, never on the learning rule. A
-    loss that is NaN or infinite ends the run as `diverged`. SIGINT (Ctrl-C) and SIGTERM end it as
-    `interrupted`, after the present step; a second one at once. Both keep what was measured until then.
+    loss that is NaN or infinite ends the run as `diverged`. SIGINT (Ctrl-C), SIGTERM and SIGUSR1 end it
+    as `interrupted`, after the present step; a second one at once. Both keep what was measured until then.
 
     Several processes each call this and get the same result; only the first calls `on_progress` and
     `on_checkpoint`.
@@ -268,11 +268,13 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opt
         config: names the optimiser and its settings.
 
     Returns:
-        The optimiser, in its fused form: one call for all weights.
+        The optimiser, in its fused form, one call for all weights, where there is one.
     """
     weights, rate, decay = list(model.parameters()), config.learning_rate, config.weight_decay
     if config.optimizer == "adam":
         return torch.optim.Adam(weights, lr=rate, weight_decay=decay, fused=True)
     if config.optimizer == "adamw":
         return torch.optim.AdamW(weights, lr=rate, weight_decay=decay, fused=True)
-    return torch.optim.SGD(weights, lr=rate, momentum=config.momentum, weight_decay=decay, fused=True)
+    # PyTorch has no fused SGD for weights that are spread over processes.
+    fused = not any(hasattr(weight, "to_local") for weight in weights)
+    return torch.optim.SGD(weights, lr=rate, momentum=config.momentum, weight_decay=decay, fused=fused)

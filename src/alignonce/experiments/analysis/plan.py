@@ -58,8 +58,10 @@ class AnalysisPlan(BaseModel):
         40, ge=6, description="curvature: Hessian products for eigenvalues, trace and each density run."
     )
     density_runs: int = Field(2, ge=1, description="curvature: random starts of the spectral density.")
-    radius: float = Field(0.05, gt=0, description="curvature: radius of sharpness.")
-    adaptive_radius: float = Field(0.5, gt=0, description="curvature: radius of adaptive sharpness.")
+    radius: float = Field(0.05, gt=0, allow_inf_nan=False, description="curvature: radius of sharpness.")
+    adaptive_radius: float = Field(
+        0.5, gt=0, allow_inf_nan=False, description="curvature: radius of adaptive sharpness."
+    )
     points: int = Field(21, ge=3, description="landscape: points of a line, and of each side of the plane.")
     severities: tuple[int, ...] = Field(
         (1, 2, 3, 4, 5), min_length=1, description="corruptions: from 1 to 5."

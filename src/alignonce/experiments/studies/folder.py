@@ -75,9 +75,10 @@ class StudyFolder:
         if not file.exists():
             raise FileNotFoundError(f"{self.path} holds no study (there is no study.json in it)")
         try:
-            return parse_study(json.loads(file.read_text(encoding="utf-8")), file)
-        except json.JSONDecodeError as error:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{file} cannot be read: {error}") from error
+        return parse_study(content, file)
 
     def runs(self, study: Study) -> list[PlannedRun]:
         """Find the folder of each run: where it is finished, or the first that holds no finished run.
@@ -112,7 +113,7 @@ class StudyFolder:
         """
         try:
             content = json.loads((self.path / "failures.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return (
             {str(name): str(reason) for name, reason in content.items()} if isinstance(content, dict) else {}

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from alignonce.experiments.analysis.plan import AnalysisPlan
 from alignonce.experiments.config import RULE_HELP, CompareConfig, RunConfig, TrainingConfig
+from alignonce.experiments.studies.yaml_file import read_yaml
 
 _NAME = r"^[a-z0-9][a-z0-9-]*$"
 _Value = bool | int | float | str
+
+MOST_RUNS = 10_000
+"""A study with more is refused before any of them is made: it is a slip, or worth several studies."""
+_LONGEST_NAME = 100
 
 
 class Cell(NamedTuple):
@@ -39,7 +44,11 @@ class Part(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(pattern=_NAME, description="Short name: lower-case letters, digits, hyphens.")
+    name: str = Field(
+        pattern=_NAME,
+        max_length=_LONGEST_NAME,
+        description="Short name: lower-case letters, digits, hyphens.",
+    )
     title: str = Field(description="What the part is about, in a few words.")
     rules: tuple[str, ...] = Field(min_length=1, description=f"Learning rules: {RULE_HELP}.")
     seeds: tuple[int, ...] | None = Field(None, description="Seeds; left out, those of the study.")
@@ -67,14 +76,38 @@ class Part(BaseModel):
             raise ValueError(f"{', '.join(both)} cannot be both in train and in vary")
         if empty := sorted(name for name, values in self.vary.items() if not values):
             raise ValueError(f"vary: {', '.join(empty)} must have at least one value")
-        if any(
-            isinstance(value, str) and set(value) & set(" =/,") for v in self.vary.values() for value in v
+        if not all(
+            isinstance(value, bool | int | float) or (value.isprintable() and not set(value) & set(" =/,"))
+            for values in self.vary.values()
+            for value in values
         ):
-            raise ValueError("vary: texts must not hold blanks, '=', '/' or ','")
-        others = {cell.config.task for cell in self.cells((0,))} - {"images"}
+            raise ValueError("vary: texts must not hold blanks, '=', '/', ',' or what cannot be printed")
+        _check_runs(self.count((0,)))
+        cells = list(self.cells((0,)))
+        names = {cell.name for cell in cells}
+        if len(names) < len(cells):
+            raise ValueError("vary: values of one setting must differ, also when written with six digits")
+        if (longest := max(len(name.encode()) for name in names)) > 2 * _LONGEST_NAME:
+            raise ValueError(
+                f"vary: settings and values make the name of a folder, which would be {longest} bytes long; "
+                f"the most are {2 * _LONGEST_NAME}"
+            )
+        others = {cell.config.task for cell in cells} - {"images"}
         if self.measure and others:
             raise ValueError(f"measure is for task images; leave it out with {', '.join(sorted(others))}")
         return self
+
+    def count(self, seeds: tuple[int, ...]) -> int:
+        """Count the runs of the part, without making them.
+
+        Args:
+            seeds: of the study, for a part without its own.
+
+        Returns:
+            How many there are.
+        """
+        own = seeds if self.seeds is None else self.seeds
+        return math.prod(map(len, self.vary.values())) * len(self.rules) * len(own)
 
     def cells(self, seeds: tuple[int, ...]) -> Iterator[Cell]:
         """List the comparisons of the part.
@@ -101,7 +134,11 @@ class Study(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(pattern=_NAME, description="Short name: lower-case letters, digits, hyphens.")
+    name: str = Field(
+        pattern=_NAME,
+        max_length=_LONGEST_NAME,
+        description="Short name: lower-case letters, digits, hyphens.",
+    )
     title: str = Field(description="The question, in one line.")
     seeds: tuple[int, ...] = Field(
         (0, 1, 2), min_length=1, description="Each run is made once per seed; within a seed all start alike."
@@ -113,6 +150,8 @@ class Study(BaseModel):
         names = [part.name for part in self.parts]
         if len(set(names)) < len(names):
             raise ValueError(f"parts must have different names, got {' '.join(names)}")
+        _check_runs(sum(part.count(self.seeds) for part in self.parts))
+        self.cells()  # with the study's own seeds
         return self
 
     def cells(self) -> list[Cell]:
@@ -162,9 +201,9 @@ def load_study(name_or_file: str | Path) -> Study:
             f"study: {name_or_file} is neither a file nor a shipped study ({', '.join(shipped)})"
         )
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"study: {path} is not YAML: {' '.join(str(error).split())}") from error
+        content = read_yaml(path)
+    except ValueError as error:
+        raise ValueError(f"study: {path} cannot be read: {error}") from error
     return parse_study(content, path)
 
 
@@ -187,6 +226,8 @@ def parse_study(content: object, source: Path) -> Study:
         return Study.model_validate(content)
     except ValidationError as error:
         raise ValueError(f"study: {source}: {_told(error)}") from error
+    except UnicodeEncodeError as error:  # half a character, "\\ud800"
+        raise ValueError(f"study: {source}: {error}") from error
 
 
 def study_schema() -> str:
@@ -208,8 +249,22 @@ def _written(value: _Value) -> str:
     )
 
 
+def _check_runs(runs: int) -> None:
+    if runs > MOST_RUNS:
+        raise ValueError(f"it would have {runs:,} runs; the most are {MOST_RUNS:,}")
+
+
 def _told(error: ValidationError) -> str:
-    return "; ".join(
-        f"{'.'.join(map(str, detail['loc'])) or 'the study'}: {detail['msg'].removeprefix('Value error, ')}"
-        for detail in error.errors()
-    )
+    details = error.errors(include_url=False, include_context=False, include_input=False)
+    # Where an item is wrong, pydantic also finds too few that are right.
+    details = [d for d in details if d["type"] != "too_short" or len(details) == 1]
+    told = []
+    for detail in details[:5]:
+        message, where = detail["msg"].removeprefix("Value error, "), ".".join(map(str, detail["loc"]))
+        told.append(_shortened(f"{where}: {message}" if where else message))
+    return "; ".join(told) + (f"; and {len(details) - 5} more" if len(details) > 5 else "")
+
+
+def _shortened(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 1000 else f"{text[:1000]}..."
