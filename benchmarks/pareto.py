@@ -42,6 +42,8 @@ NETWORKS = {
 }
 BATCH = {"mlp": 128, "mlp2048": 256, "mlp4096": 512, "cnn": 128}
 
+MARKERS = "osD^vP*Xh<>"
+
 CHOICES: dict[str, tuple[float, FeedbackFormat] | None] = {
     "backpropagation": None,
     **{name: (1.0, format) for name, format in FORMATS.items()},
@@ -145,7 +147,7 @@ def report(args: argparse.Namespace) -> None:
     times = {r["format"]: r for r in read(args.out / "time.csv") if r["network"] == args.network}
     print("| format | step over backpropagation | cosine | accuracy, each seed | mean |")
     print("|---|---|---|---|---|")
-    figure, axes = plt.subplots(figsize=(8, 4.8), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9.5, 4.8), layout="constrained")
     for name in CHOICES:
         rows = sorted((r for r in accuracies if r["format"] == name), key=lambda r: int(r["seed"]))
         if not rows or name not in times:
@@ -158,12 +160,13 @@ def report(args: argparse.Namespace) -> None:
         print("| " + " | ".join(cells) + " |")
         axes.errorbar(
             ratio, mean, xerr=[[max(0, ratio - low)], [max(0, high - ratio)]],
-            yerr=[[mean - min(found)], [max(found) - mean]], fmt="o", elinewidth=0.8,
+            yerr=[[mean - min(found)], [max(found) - mean]], elinewidth=0.8, linestyle="none",
+            marker=MARKERS[len(axes.containers) % len(MARKERS)], label=f"{name}: {ratio:.2f}, {mean:.4f}",
         )  # fmt: skip
-        axes.annotate(name, (ratio, mean), xytext=(4, 4), textcoords="offset points", fontsize=7)
     axes.axvline(1, color="grey", linewidth=0.8)
-    axes.set(xscale="log", xlabel="time of a training step / backpropagation's", ylabel="test accuracy")
+    axes.set(xlabel="time of a training step / backpropagation's", ylabel="test accuracy")
     axes.set_title(f"Feedback formats: {args.network}, Fashion-MNIST, {accuracies[0]['epochs']} epochs")
+    axes.legend(title="format: time, accuracy", fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     save_figure(figure, args.figure)
 
 
