@@ -28,6 +28,7 @@ from alignonce.experiments.data.loading import load_data
 from alignonce.experiments.figures import save_figure
 from alignonce.experiments.files import write_atomically
 from alignonce.experiments.models import build_model
+from alignonce.experiments.schedules import Schedule, rate_factor
 from alignonce.experiments.seeds import derived_seed
 from alignonce.experiments.training import as_pixels, evaluate
 from formats import FORMATS
@@ -41,9 +42,12 @@ NETWORKS = {
 }
 BATCH = {"mlp": 128, "mlp2048": 256, "mlp4096": 512, "cnn": 128}
 
+MARKERS = "osD^vP*Xh<>"
+
 CHOICES: dict[str, tuple[float, FeedbackFormat] | None] = {
     "backpropagation": None,
     **{name: (1.0, format) for name, format in FORMATS.items()},
+    "LowRank(1/2, bfloat16)": (1.0, LowRank(1 / 2, dtype=torch.bfloat16)),
     "LowRank(1/8, bfloat16), not fitted": (1.0, LowRank(1 / 8, dtype=torch.bfloat16)),
     "Dense(), cosine 0.6": (0.6, Dense()),
 }
@@ -60,11 +64,12 @@ def build(data: ImageData, network: str, name: str, seed: int) -> tuple[nn.Modul
     return model, set_learning_rule(model, SoftAlignment(choice[0], seed), format=choice[1], inputs=inputs)
 
 
-def stepper(model: nn.Module) -> Callable[[torch.Tensor, torch.Tensor], None]:
-    """A function that makes one training step on a batch of stored images and labels."""
+def stepper(model: nn.Module) -> Callable[..., None]:
+    """A function that makes one training step on a batch of stored images and labels, at a part of 1e-4."""
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
 
-    def step(images: torch.Tensor, labels: torch.Tensor) -> None:
+    def step(images: torch.Tensor, labels: torch.Tensor, rate: float = 1.0) -> None:
+        optimizer.param_groups[0]["lr"] = 1e-4 * rate
         loss = F.cross_entropy(model(as_pixels(images)), labels)
         optimizer.zero_grad()
         loss.backward()
@@ -73,20 +78,25 @@ def stepper(model: nn.Module) -> Callable[[torch.Tensor, torch.Tensor], None]:
     return step
 
 
-def train(data: ImageData, network: str, name: str, seed: int, epochs: int, images: int) -> dict[str, Any]:
+def train(
+    data: ImageData, network: str, name: str, seed: int, epochs: int, images: int, schedule: Schedule
+) -> dict[str, Any]:
     """Train on so many images in each epoch, and test: a row of the file of accuracies."""
     model, summary = build(data, network, name, seed)
-    step = stepper(model)
     batches = torch.Generator().manual_seed(derived_seed(seed, "batches"))
-    for _ in range(epochs):
-        for batch in torch.randperm(len(data.train_labels), generator=batches)[:images].split(BATCH[network]):
-            step(data.train_images[batch], data.train_labels[batch])
+    order = [torch.randperm(len(data.train_labels), generator=batches)[:images] for _ in range(epochs)]
+    steps = [batch for epoch in order for batch in epoch.split(BATCH[network])]
+    step = stepper(model)
+    for index, batch in enumerate(steps):
+        rate = rate_factor(schedule, index, len(steps))
+        step(data.train_images[batch], data.train_labels[batch], rate)
     rows = summary.rows[1:] if summary else ()  # no error goes back through the first layer
     return {
         "network": network,
         "format": name,
         "epochs": epochs,
         "images": images,
+        "schedule": schedule,
         "seed": seed,
         "accuracy": evaluate(model, data.test_images, data.test_labels)[1],
         "cosine": statistics.mean(row.cosine for row in rows) if rows else 1.0,
@@ -99,10 +109,10 @@ def add_accuracies(data: ImageData, args: argparse.Namespace) -> None:
     for seed in args.seeds:
         for name in args.formats:
             numbers = {"epochs": str(args.epochs), "images": str(args.images), "seed": str(seed)}
-            key = {"network": args.network, "format": name, **numbers}
+            key = {"network": args.network, "format": name, "schedule": args.schedule, **numbers}
             if any(key.items() <= row.items() for row in read(path)):
                 continue
-            row = train(data, args.network, name, seed, args.epochs, args.images)
+            row = train(data, args.network, name, seed, args.epochs, args.images, args.schedule)
             write(path, [*read(path), row])
             print(row, flush=True)
 
@@ -129,11 +139,15 @@ def report(args: argparse.Namespace) -> None:
     """Print the table and draw the figure of what was measured of a network."""
     import matplotlib.pyplot as plt
 
-    accuracies = [r for r in read(args.out / "accuracy.csv") if r["network"] == args.network]
+    accuracies = [
+        row
+        for row in read(args.out / "accuracy.csv")
+        if (row["network"], row["schedule"]) == (args.network, args.schedule)
+    ]
     times = {r["format"]: r for r in read(args.out / "time.csv") if r["network"] == args.network}
     print("| format | step over backpropagation | cosine | accuracy, each seed | mean |")
     print("|---|---|---|---|---|")
-    figure, axes = plt.subplots(figsize=(8, 4.8), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9.5, 4.8), layout="constrained")
     for name in CHOICES:
         rows = sorted((r for r in accuracies if r["format"] == name), key=lambda r: int(r["seed"]))
         if not rows or name not in times:
@@ -146,12 +160,13 @@ def report(args: argparse.Namespace) -> None:
         print("| " + " | ".join(cells) + " |")
         axes.errorbar(
             ratio, mean, xerr=[[max(0, ratio - low)], [max(0, high - ratio)]],
-            yerr=[[mean - min(found)], [max(found) - mean]], fmt="o", elinewidth=0.8,
+            yerr=[[mean - min(found)], [max(found) - mean]], elinewidth=0.8, linestyle="none",
+            marker=MARKERS[len(axes.containers) % len(MARKERS)], label=f"{name}: {ratio:.2f}, {mean:.4f}",
         )  # fmt: skip
-        axes.annotate(name, (ratio, mean), xytext=(4, 4), textcoords="offset points", fontsize=7)
     axes.axvline(1, color="grey", linewidth=0.8)
-    axes.set(xscale="log", xlabel="time of a training step / backpropagation's", ylabel="test accuracy")
+    axes.set(xlabel="time of a training step / backpropagation's", ylabel="test accuracy")
     axes.set_title(f"Feedback formats: {args.network}, Fashion-MNIST, {accuracies[0]['epochs']} epochs")
+    axes.legend(title="format: time, accuracy", fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     save_figure(figure, args.figure)
 
 
@@ -184,6 +199,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--images", type=int, default=60_000, help="training images in each epoch")
+    parser.add_argument("--schedule", default="constant", choices=["constant", "cosine"])
     parser.add_argument("--rounds", type=int, default=20, help="timings of each format (default 20)")
     parser.add_argument("--out", type=Path, default=Path("runs/pareto"))
     parser.add_argument("--figure", type=Path, default=Path("docs/images/pareto"))

@@ -1,22 +1,27 @@
-"""Copy the results of a study into README.md and docs/results.md, so that no number there is typed.
+"""Copy the results of studies into the documents, so that no number there is typed.
 
-    python docs/publish.py runs/quick
+    python docs/publish.py runs/quick                                  # README.md and docs/results.md
+    python docs/publish.py --page docs/transformers.md runs/language runs/language-recipe
 
 The README's table stands between two comments; docs/results.md is written anew, its figures go to
-docs/images/results/.
+docs/images/results/. A page has two comments for each study, which name it; the first study is the one whose
+backpropagation all are compared with.
 """
 
+import argparse
 import re
 import shutil
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from alignonce.experiments.claims import findings_markdown
 from alignonce.experiments.files import write_atomically
 from alignonce.experiments.studies.folder import StudyFolder
 from alignonce.report import results_markdown
+from alignonce.report.content import ReportContent
 from alignonce.report.gathering import gather
 from alignonce.report.markdown import escaped
+from alignonce.report.score_table import score_table
 from alignonce.report.words import environment_words
 
 DOCS = Path(__file__).parent
@@ -49,16 +54,52 @@ def publish(study: Path, readme: Path = DOCS.parent / "README.md", docs: Path = 
 
     # The README has room for the paper's own rules; the rest is in docs/results.md.
     main = [f for f in content.findings if not f.cell and f.rule.split(":")[0] in ("fa", "soft")]
-    facts = "; ".join(f"{name}: {escaped(value)}" for name, value in environment_words(content))
     shown = [plot for plot in content.plots() if plot.name in ("accuracy", "depth")]
     pictures = [f"![{escaped(plot.title)}](docs/images/results/{plot.name}.png)" for plot in shown]
-    table = "\n".join([findings_markdown(main), *pictures, "", f"*{facts}.*"])
-    old = readme.read_text(encoding="utf-8")
-    if not (BEGIN in old and END in old):
-        raise ValueError(f"{readme} must hold the comments {BEGIN} and {END}")
-    before, after = old.split(BEGIN)[0], old.split(END)[1]
-    write_atomically(readme, f"{before}{BEGIN}\n\n{table}\n\n{END}{after}")
+    _replace(readme, BEGIN, END, [findings_markdown(main), *pictures, "", _made_with(content)])
+
+
+def publish_scores(studies: Sequence[Path], page: Path) -> None:
+    """Write the scores of studies into a page.
+
+    Args:
+        studies: the folders; all are compared with the backpropagation of the first.
+        page: holds two comments for each study.
+
+    Raises:
+        ValueError: the page has no place for one of them.
+    """
+    contents = [gather(StudyFolder(study)) for study in studies]
+    for content in contents:
+        table = score_table(content, None if content is contents[0] else contents[0])
+        begin, end = (
+            mark.replace("publish.py", f"publish.py from {content.study.name}") for mark in (BEGIN, END)
+        )
+        verdicts = findings_markdown([f for f in content.findings if f.claim.startswith("bits-")])
+        _replace(page, begin, end, [*table, "", *([verdicts] if verdicts else []), _made_with(content)])
+
+
+def _made_with(content: ReportContent) -> str:
+    return f"*{'; '.join(f'{name}: {escaped(value)}' for name, value in environment_words(content))}.*"
+
+
+def _replace(page: Path, begin: str, end: str, lines: Sequence[str]) -> None:
+    old = page.read_text(encoding="utf-8")
+    if not (begin in old and end in old):
+        raise ValueError(f"{page} must hold the comments {begin} and {end}")
+    text = "\n".join(lines)
+    before, after = old.split(begin)[0], old.split(end)[1]
+    write_atomically(page, f"{before}{begin}\n\n{text}\n\n{end}{after}")
 
 
 if __name__ == "__main__":
-    publish(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("studies", nargs="+", type=Path, help="folders of studies; one without --page")
+    parser.add_argument("--page", type=Path, help="write the scores of the studies into this page")
+    arguments = parser.parse_args()
+    if arguments.page:
+        publish_scores(arguments.studies, arguments.page)
+    elif len(arguments.studies) == 1:
+        publish(arguments.studies[0])
+    else:
+        parser.error("several studies go into a --page")

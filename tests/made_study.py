@@ -81,7 +81,10 @@ def made_claims() -> list[Claim]:
             "rank correlation of cosine and accuracy", 0.0, "", kind="rank correlation",
         ),
         Claim(
-            "unmeasured", "Robustness", "Soft alignment withstands corruption.",
+            "unmeasured", "Curvature", "Sharpness is small.", "Sharpness.", "ratio of sharpness", 1.0, "",
+        ),
+        Claim(
+            "alone", "Robustness", "Soft alignment withstands corruption.",
             "Mean accuracy under corruption.", "difference of accuracy", 0.0, "points",
         ),
     ]  # fmt: skip

@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from alignonce import Backpropagation, RandomFeedback, SoftAlignment
+from alignonce import Backpropagation, KolenPollack, RandomFeedback, SoftAlignment
 from alignonce.experiments.config import CompareConfig, RunConfig
 from alignonce.experiments.rule_specs import KNOWN_RULES, canonical_rule, parse_rule
 from alignonce.experiments.seeds import derived_seed
@@ -14,10 +14,20 @@ def test_rule_specs_name_the_rules():
     assert parse_rule("soft", seed=3) == SoftAlignment(cosine=0.5, seed=3)
 
 
+def test_a_rule_takes_several_values_in_their_order():
+    rule = parse_rule("soft-kp:0.9:0.01", seed=3)
+    assert rule == KolenPollack(decay=0.01, start=SoftAlignment(cosine=0.9, seed=3))
+    mirror = parse_rule("soft-mirror:0.8:5", seed=3)
+    assert (mirror.every, mirror.start) == (5, SoftAlignment(cosine=0.8, seed=3))
+
+
 @pytest.mark.parametrize(
     ("spec", "canonical"),
-    [("soft:0.50", "soft:0.5"), ("soft", "soft:0.5"), ("soft:1.0", "soft:1"), (" bp ", "bp")],
-)
+    [
+        ("soft:0.50", "soft:0.5"), ("soft", "soft:0.5"), ("soft:1.0", "soft:1"), (" bp ", "bp"),
+        ("kp", "kp:0.001"), ("soft-kp:0.9:0.0", "soft-kp:0.9"), ("soft-mirror:1:5.0", "soft-mirror:1:5"),
+    ],
+)  # fmt: skip
 def test_one_rule_has_one_spelling(spec, canonical):
     assert canonical_rule(spec) == canonical
 
@@ -37,6 +47,9 @@ def test_unknown_rule_error_lists_the_known_rules():
         ("soft:x", "must be a number"),
         ("soft:", "must be a number"),
         ("bp:1", "takes no value"),
+        ("periodic:2.5", "every of periodic:EVERY must be a whole number, got 'periodic:2.5'"),
+        ("soft:0.5:1", "takes no more than soft:COSINE"),
+        ("soft-mirror:1:0", r"every of soft-mirror:COSINE:EVERY must be in \[1, 1e\+09\]"),
         ("", "unknown learning rule"),
     ],
 )
@@ -115,6 +128,13 @@ def test_comparison_lists_whole_seeds_first():
 def test_senseless_comparisons_are_refused(bad, message):
     with pytest.raises(ValidationError, match=message):
         CompareConfig(**bad)
+
+
+@pytest.mark.parametrize("config", [RunConfig, CompareConfig])
+def test_direct_feedback_takes_the_whole_network(config):
+    rules = {"rule": "dfa"} if config is RunConfig else {"rules": ("fa", "dfa")}
+    with pytest.raises(ValidationError, match="where must be left out with the rule dfa"):
+        config(where=("net.*",), **rules)
 
 
 def test_random_streams_of_one_seed_are_apart_and_stay_as_they_are():

@@ -90,7 +90,10 @@ def test_reproduce_dry_run_of_the_shipped_study_needs_no_data(tmp_path, capsys, 
     [
         (["report", "nowhere"], "holds no study"),
         (["study", "status", "nowhere"], "holds no study"),
-        (["study", "run", "nowhere.yaml"], "neither a file nor a shipped study (language, paper, quick)"),
+        (
+            ["study", "run", "nowhere.yaml"],
+            "neither a file nor a shipped study (language, language-recipe, paper, quick)",
+        ),
         (["reproduce", "--study", "nowhere"], "neither a file nor a shipped study"),
     ],
 )
@@ -124,3 +127,17 @@ def test_results_are_published_between_the_comments(finished, tmp_path):
     results = (tmp_path / "results.md").read_text()
     assert "# A made study" in results
     assert (tmp_path / "images/results/verdicts.png").exists()
+
+
+def test_scores_are_published_in_the_place_of_the_study(finished, tmp_path):
+    begin, end = (f"<!-- made by docs/publish.py from made: {word} -->" for word in ("begin", "end"))
+    (tmp_path / "page.md").write_text(f"before\n{begin}\nold\n{end}\nafter\n")
+    script = Path(__file__).parents[2] / "docs" / "publish.py"
+    command = [sys.executable, str(script), "--page", "page.md", str(finished / "out")]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    text = (tmp_path / "page.md").read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "\nold\n" not in text
+    assert "| Small | `bp` |" in text
+    assert "Versions: alignonce" in text

@@ -92,12 +92,18 @@ def test_verdicts_are_told_by_word_and_sign_and_not_by_colour_alone(page):
 
 def test_claim_section_shows_sentence_measure_estimate_and_command(page, content):
     articles = {found["id"]: text for found, text in page.all("article")}
-    assert sorted(articles) == sorted(f"claim-{claim.id}" for claim in content.claims)
+    assert sorted(articles) == sorted(f"claim-{claim.id}" for claim in content.claims if claim.id != "alone")
     text = articles["claim-accuracy-near-bp"]
     claim = content.claims[0]
     for words in (claim.sentence, claim.measured, claim.statistic, content.commands[0]):
         assert words in text
     assert "Nothing in this study measures it." in articles["claim-unmeasured"]
+
+
+def test_sections_that_nothing_measures_are_named_in_one_sentence_instead(page):
+    text = next(text for _, text in page.all("section", id="verdicts"))
+    assert "Claims that nothing in this study measures: Robustness." in text
+    assert "Robustness" not in [text for _, text in page.all("h2")]
 
 
 def test_names_that_look_like_html_stay_text(html, page, content):

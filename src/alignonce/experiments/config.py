@@ -33,8 +33,8 @@ TASK_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
     "images": {},
     "lm": {
         "model": "gpt", "data": "python-stdlib", "limit": 4800, "epochs": 1, "batch_size": 8,
-        "learning_rate": 2e-3, "warmup": 0.1, "rule": "soft-mirror:1",
-        "rules": ("bp", "fa", "dfa", "soft:0.5", "soft:1", "periodic:100", "soft-mirror:1"),
+        "learning_rate": 2e-3, "warmup": 0.1, "rule": "soft-kp:0.9",
+        "rules": ("bp", "fa", "dfa", "soft:0.5", "soft:1", "periodic:100", "soft-mirror:1", "soft-kp:0.9"),
     },
     "tabular": {
         "data": "diabetes", "depth": 2, "width": 64, "epochs": 100, "batch_size": 32, "learning_rate": 1e-3,
@@ -158,6 +158,7 @@ class RunConfig(TrainingConfig):
                 f"feedback_scale must be 1 with format {self.format}, got {self.feedback_scale:g}"
             )
         _check_feedback_scale(self.feedback_scale, [self.rule])
+        _check_where(self.where, [self.rule])
         return self
 
 
@@ -188,6 +189,7 @@ class CompareConfig(TrainingConfig):
         if self.devices * self.num_nodes > 1:
             raise ValueError("a comparison does its runs in one process; train runs that need several alone")
         _check_feedback_scale(self.feedback_scale, self.rules)
+        _check_where(self.where, self.rules)
         return self
 
     def runs(self) -> list[RunConfig]:
@@ -214,3 +216,9 @@ def _check_feedback_scale(scale: float, rules: Sequence[str]) -> None:
             raise ValueError(
                 f"feedback_scale must be 1 with the rule {spec}, whose feedback {why}; got {scale:g}"
             )
+
+
+def _check_where(where: Sequence[str], rules: Sequence[str]) -> None:
+    for spec in rules if where else ():
+        if isinstance(parse_rule(spec, seed=0), DirectFeedback):
+            raise ValueError(f"where must be left out with the rule {spec}, which takes the whole network")

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from alignonce.experiments.files import write_atomically
 from alignonce.experiments.records import error_carrying_layers
-from alignonce.experiments.rule_specs import split_rule
+from alignonce.experiments.rule_specs import canonical_rule, split_rule
 from alignonce.experiments.runs import RunRecord
 from alignonce.experiments.scores import Score, score_of
 
@@ -62,8 +62,9 @@ def rule_label(spec: str) -> str:
     Returns:
         Such as `soft alignment 0.5`.
     """
-    kind, value = split_rule(spec)
-    return kind.title if value is None else f"{kind.title} {value:g}"
+    kind, _ = split_rule(spec)
+    # As many values as the spec gives: the rest goes without saying.
+    return " ".join([kind.title, *(f"{float(value):g}" for value in canonical_rule(spec).split(":")[1:])])
 
 
 def rule_color(spec: str) -> str:
@@ -75,10 +76,10 @@ def rule_color(spec: str) -> str:
     Returns:
         `#RRGGBB`.
     """
-    kind, value = split_rule(spec)
-    if kind.name != "soft" or value is None:
+    kind, values = split_rule(spec)
+    if kind.name != "soft":
         return kind.color
-    value = min(max(value, 0.0), 1.0)
+    value = min(max(values[0], 0.0), 1.0)
     for (low, below), (high, above) in pairwise(_SOFT_SCALE):
         if value <= high:
             part = (value - low) / (high - low)

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from alignonce.experiments.format_specs import KNOWN_FORMATS, canonical_format
 
 ModelName = Literal["mlp", "resnet", "vgg", "resnet18", "vit", "lstm", "gpt"]
-Init = Literal["he", "glorot", "lecun"]
+Init = Literal["he", "glorot", "lecun", "small"]
 HiddenNorm = Literal["none", "layer", "batch"]
 FORMAT_HELP = ", ".join(f"{kind.usage} ({kind.title})" for kind in KNOWN_FORMATS.values())
 
@@ -72,7 +72,8 @@ class NetworkConfig(BaseModel):
     init: Init | None = Field(
         None,
         description="Initial forward weights, all normal: He (variance 2 / fan-in), Glorot (2 / (fan-in + "
-        "fan-out)) or LeCun (1 / fan-in). Left out: glorot for vit, lstm; lecun for gpt; or he.",
+        "fan-out)), LeCun (1 / fan-in), or small (deviation 0.02, as in GPT-2). Left out: glorot for vit, "
+        "lstm; lecun for gpt; or he.",
     )
     shortcuts: bool = Field(
         False,
@@ -102,6 +103,11 @@ class NetworkConfig(BaseModel):
         "dense",
         description="How fixed feedback weights are stored; those of other rules stay dense. "
         f"One of: {FORMAT_HELP}.",
+    )
+    where: tuple[str, ...] = Field(
+        (),
+        description="Names or globs of the layers that learn by the rule, such as 'head' or '*.attention.*'; "
+        "the others learn by backpropagation. Left out: all.",
     )
 
     @field_validator("format")

@@ -23,11 +23,13 @@ class Score:
     factor: float
     """From the measured value to the unit."""
     decimals: int
+    lower_is_better: bool = False
 
     @property
     def axis(self) -> str:
-        """Title with unit."""
-        return f"{self.title} ({self.unit})" if self.unit else self.title
+        """Title, with unit and with what is better where that may surprise."""
+        notes = ", ".join(filter(None, (self.unit, "lower is better" if self.lower_is_better else "")))
+        return f"{self.title} ({notes})" if notes else self.title
 
     def text(self, values: Sequence[float | None]) -> str:
         """Write the mean of several runs, with its sample deviation.
@@ -50,7 +52,7 @@ class Score:
 ACCURACY = Score("test_accuracy", "test accuracy", "test acc.", "%", 100, 1)
 SCORES = (
     ACCURACY,
-    Score("test_bits_per_byte", "bits per byte", "bits/byte", "", 1, 3),
+    Score("test_bits_per_byte", "bits per byte", "bits/byte", "", 1, 3, lower_is_better=True),
     Score("test_r2", "variance explained", "R²", "", 1, 3),
 )
 

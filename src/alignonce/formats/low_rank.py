@@ -14,7 +14,6 @@ __all__ = ["LowRank"]
 # Up to this smaller side the exact decomposition takes no more than a tenth of a second.
 _EXACT_SIDE = 512
 _ITERATIONS = 2
-_ERROR_ITERATIONS = 3
 _EVERY_DIRECTION = 0.1
 # Below this rank nothing is saved, but an output layer of ten classes would lose most of its error.
 _LEAST_RANK = 16
@@ -164,11 +163,11 @@ def _truncate_for(errors: Tensor, matrix: Tensor, rank: int) -> tuple[Tensor, Te
     basis = torch.randn(matrix.shape[1], rank, generator=generator).to(matrix)
     rough = torch.bfloat16 if _multiplies_bfloat16(matrix.device) else matrix.dtype
     rough_matrix, rough_errors = matrix.to(rough), errors.to(rough)
-    for _ in range(_ERROR_ITERATIONS):
+    for _ in range(_ITERATIONS):
         middle = rough_matrix @ basis.to(rough)
         middle = rough_errors.t() @ (rough_errors @ middle) + _EVERY_DIRECTION * middle
-        # In double precision: some directions are a hundred times stronger than others.
-        basis = _orthonormal((rough_matrix.t() @ middle).double()).to(matrix.dtype)
+        # Twice, for what rounding leaves: some directions are a hundred times stronger than others.
+        basis = _orthonormal(_orthonormal((rough_matrix.t() @ middle).to(matrix.dtype)))
     return matrix @ basis, basis.t()
 
 

@@ -45,7 +45,7 @@ def results_markdown(content: ReportContent, images: str = "figures") -> str:
     if varied := verdict_table(content, detail=True):
         lines += ["", "## Verdicts at each setting that the study varies", "", *varied]
     lines += ["", "## What was run", ""]
-    lines += _table(
+    lines += table_lines(
         ["Part", "Data", "Network", "Training", "Varied", "Rules", "Seeds", "Runs"],
         [
             [escaped(text) for text in part_words(part, content.study).values()]
@@ -90,7 +90,7 @@ def verdict_table(content: ReportContent, detail: bool = False) -> list[str]:
                 *cells,
             ]
         )
-    return [] if not rows else _table(["Claim", "Where", "Unit", *map(label_of, rules)], rows)
+    return [] if not rows else table_lines(["Claim", "Where", "Unit", *map(label_of, rules)], rows)
 
 
 def escaped(text: str) -> str:
@@ -110,7 +110,16 @@ def _image(title: str, link: str) -> str:
     return f"![{escaped(title)}]({link})"
 
 
-def _table(heads: list[str], rows: list[list[str]]) -> list[str]:
+def table_lines(heads: list[str], rows: list[list[str]]) -> list[str]:
+    """Write a table.
+
+    Args:
+        heads: of the columns.
+        rows: cells in Markdown, as many in each row as there are heads.
+
+    Returns:
+        Its lines.
+    """
     return [_row(heads), _row(["---"] * len(heads)), *map(_row, rows)]
 
 

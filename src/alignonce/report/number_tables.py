@@ -38,18 +38,19 @@ def number_tables(plot: Plot) -> list[NumberTable]:
     ]
 
 
-def shown(value: float) -> str:
+def shown(value: float, digits: int = 3) -> str:
     """Write a number for people.
 
     Args:
         value: any number.
+        digits: how many, unless there are more before the decimal point.
 
     Returns:
-        Three digits of it, or all before the decimal point; a dash for what is not finite.
+        The number; a dash for what is not finite.
     """
     if not math.isfinite(value):
         return NONE
-    text = f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:#.3g}".removesuffix(".")
+    text = f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:#.{digits}g}".removesuffix(".")
     return "0" if value == 0 else text.replace("-", "\N{MINUS SIGN}")
 
 
@@ -59,13 +60,16 @@ def _of_dots(panel: Panel, rules: Sequence[str]) -> NumberTable:
         values = [s.y[0] for s in panel.series if s.rule == rule and math.isfinite(s.y[0])]
         if values:
             spread = stdev(values) if len(values) > 1 else math.nan
-            rows.append((label_of(rule), shown(fmean(values)), shown(spread), str(len(values))))
+            rows.append((label_of(rule), shown(fmean(values), panel.digits), shown(spread), str(len(values))))
     return NumberTable(f"{panel.title}: {panel.values}", ("Rule", "Mean", "S.d.", "Seeds"), rows)
 
 
 def _of_lines(panel: Panel, rules: Sequence[str]) -> NumberTable:
     means = {rule: dict(mean_line([s for s in panel.series if s.rule == rule])) for rule in rules}
     places = sorted({place for line in means.values() for place in line})
-    rows = [(f"{place:g}", *(shown(means[rule].get(place, math.nan)) for rule in rules)) for place in places]
+    rows = [
+        (f"{place:g}", *(shown(means[rule].get(place, math.nan), panel.digits) for rule in rules))
+        for place in places
+    ]
     heads = (panel.along, *map(label_of, rules))
     return NumberTable(f"{panel.title}: {panel.values}, mean over seeds", heads, rows)

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import resources
 from typing import Any
@@ -80,6 +81,7 @@ def report_page(content: ReportContent) -> str:
         facts=environment_words(content),
         parts=[part_words(part, content.study) for part in content.study.parts],
         sections=sections,
+        unmeasured=[title for title in _titles(content.claims) if title not in _titles(_measured(content))],
         plots=plots,
         numbers={plot.name: number_tables(plot) for plot in plots},
         failures=content.failures,
@@ -102,15 +104,25 @@ def _verdicts(content: ReportContent, detail: bool) -> list[dict[str, Any]]:
     ]
 
 
+def _measured(content: ReportContent) -> list[Claim]:
+    found = {finding.claim for finding in content.findings}
+    return [claim for claim in content.claims if claim.id in found]
+
+
+def _titles(claims: Sequence[Claim]) -> list[str]:
+    """Name the sections of claims, in their order."""
+    return list(dict.fromkeys(claim.section for claim in claims))
+
+
 def _sections(content: ReportContent) -> list[dict[str, Any]]:
-    titles = list(dict.fromkeys(claim.section for claim in content.claims))
+    """Gather the claims of each section of which the study measures at least one."""
     return [
         {
             "title": title,
             "anchor": f"section-{number}",
             "claims": [_claim(claim, content) for claim in content.claims if claim.section == title],
         }
-        for number, title in enumerate(titles, start=1)
+        for number, title in enumerate(_titles(_measured(content)), start=1)
     ]
 
 

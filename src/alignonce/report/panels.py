@@ -52,6 +52,8 @@ class Panel:
     mark_label: str = ""
     intervals: tuple[Interval, ...] = ()
     """Left empty, means over the seeds are drawn."""
+    digits: int = 3
+    """How exactly the numbers are written beneath."""
 
     @property
     def has_numbers(self) -> bool:

@@ -8,6 +8,8 @@ from alignonce.report.number_tables import NONE
 from alignonce.report.rules import label_of
 from alignonce.report.subjects import diverged_runs
 
+_EXAMPLES = {"images": "images", "lm": "windows of text", "tabular": "rows"}
+
 
 def run_words(content: ReportContent) -> str:
     """Count the runs.
@@ -84,7 +86,7 @@ def part_words(part: Part, study: Study) -> dict[str, str]:
     """
     cells = list(part.cells(study.seeds))
     first = cells[0].config
-    limit = f", {first.limit:,} images" if first.limit else ""
+    limit = f", {first.limit:,} {_EXAMPLES[first.task]}" if first.limit else ""
     known = {"depth": first.depth, "width": first.width}
     size = " ".join(
         f"{name} {value}" for name, value in known.items() if value is not None and name not in part.vary
@@ -93,7 +95,7 @@ def part_words(part: Part, study: Study) -> dict[str, str]:
         "optimizer": first.optimizer,
         "learning_rate": f"learning rate {first.learning_rate:g}",
         "batch_size": f"batches of {first.batch_size}",
-        "epochs": f"{first.epochs} epochs",
+        "epochs": f"{first.epochs} epoch{'s' * (first.epochs > 1)}",
     }
     return {
         "title": part.title,

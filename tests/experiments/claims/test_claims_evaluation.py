@@ -59,6 +59,12 @@ def test_a_measure_that_was_not_taken_gives_no_finding():
     assert found(evidence, "hessian-trace-below-fa") is None
 
 
+def test_a_language_model_is_judged_by_bits_alone():
+    evidence = full_evidence(drop=lambda fact: fact.measure != "test_bits_per_byte")
+    ids = {f.claim for f in evaluate(evidence, resamples=100)}
+    assert ids == {"bits-near-bp", "bits-below-fa", "bits-below-dfa"}
+
+
 def test_wide_spread_is_inconclusive_with_the_seeds_that_would_decide():
     # mean +2, deviation 4: t(16 - 1) * 4 / sqrt(n) < 2 first for n = 18.
     evidence = accuracies({"fa": [0.5, 0.5, 0.5], "soft:0.5": [0.48, 0.52, 0.56]})

@@ -54,7 +54,21 @@ def test_all_weights_but_the_embeddings_get_feedback():
     assert len(names) == 2 * 6 + 1
 
 
-@pytest.mark.parametrize("rule", ["fa", "soft:0.5", "sign", "kp", "mirror"])
+def test_only_the_chosen_layers_get_feedback_and_it_is_the_same_as_in_the_whole_network():
+    whole = {name: feedback for name, _, feedback in feedback_weights(build(rule="fa"))}
+    chosen = {name: b for name, _, b in feedback_weights(build(rule="fa", where=["*.attention.*", "head"]))}
+    projections = ("query", "key", "value", "output")
+    names = {f"blocks.{block}.attention.{name}" for block in range(2) for name in projections}
+    assert chosen.keys() == names | {"head"}
+    assert all(torch.equal(whole[name], feedback) for name, feedback in chosen.items())
+
+
+def test_a_choice_that_fits_no_layer_is_refused():
+    with pytest.raises(ValueError, match=r"where: '\*\.atention' fits no module"):
+        build(where=["*.atention"])
+
+
+@pytest.mark.parametrize("rule", ["fa", "soft:0.5", "sign", "kp", "mirror", "soft-kp:0.9", "soft-mirror:1"])
 def test_attention_transports_no_weight(rule):
     model = build(rule=rule, norms="fixed")
     report = audit_weight_transport(model, TOKENS, lambda logits: logits.square().mean())
@@ -74,3 +88,10 @@ def test_weights_begin_with_deviations_by_fan_in():
         weight = getattr(model.blocks[0], name).weight.detach().double()
         assert float(weight.std()) == pytest.approx(fan_in**-0.5, rel=0.03)
     assert float(model.tokens.weight.detach().double().std()) == pytest.approx(0.02, rel=0.03)
+
+
+def test_small_weights_begin_with_one_deviation_whatever_the_fan_in():
+    model = build(width=64, heads=2, init="small")
+    for name in ("expand", "contract"):
+        weight = getattr(model.blocks[0], name).weight.detach().double()
+        assert float(weight.std()) == pytest.approx(0.02, rel=0.03)

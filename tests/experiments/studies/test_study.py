@@ -96,7 +96,9 @@ def test_an_unknown_name_is_refused_with_the_known_ones():
 def test_shipped_studies_are_sound_and_have_seeds_enough(name):
     study = load_study(name)
     assert study.name == name
-    assert all(len(cell.config.seeds) >= 3 for cell in study.cells())
+    seeds = [len(cell.config.seeds) for cell in study.cells()]
+    # A grid that finds out what to look at has one; what it finds is then in the part of the contenders.
+    assert max(seeds) >= 3 if name == "language-recipe" else min(seeds) >= 3
 
 
 def test_schema_knows_every_setting_of_a_study():

@@ -55,9 +55,9 @@ def find_runs(paths: Sequence[Path]) -> list[RunRecord]:
     return runs
 
 
-def _order(run: RunRecord) -> tuple[int, float, int]:
-    kind, value = split_rule(run.config.rule)
-    return list(KNOWN_RULES).index(kind.name), value or 0.0, run.config.seed
+def _order(run: RunRecord) -> tuple[int, tuple[float, ...], int]:
+    kind, values = split_rule(run.config.rule)
+    return list(KNOWN_RULES).index(kind.name), values, run.config.seed
 
 
 def _check_alike(first: RunRecord, other: RunRecord) -> None:

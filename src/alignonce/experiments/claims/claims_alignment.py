@@ -23,11 +23,11 @@ def _cosines(numbers: Numbers, place: Place) -> dict[float, str]:
     """The rules that differ in nothing but the cosine of W and B at the start, by cosine."""
     found = {}
     for rule in numbers.rules(place):
-        kind, value = split_rule(rule)
+        kind, values = split_rule(rule)
         if kind.name == "fa":
             found[0.0] = rule
-        elif kind.name == "soft" and value is not None:
-            found[value] = rule
+        elif kind.name == "soft":
+            found[values[0]] = rule
     return dict(sorted(found.items()))
 
 
@@ -38,9 +38,13 @@ def _rank_correlations(numbers: Numbers) -> Iterator[Answer]:
             continue
         values: dict[int, float] = {}
         notes: list[str] = []
+        by_seed: dict[int, dict[float, float]] = {}
         for seed in sorted({seed for rule in cosines.values() for seed in numbers.seeds(place, rule)}):
             facts = {cosine: numbers.one(place, rule, seed, ACCURACY) for cosine, rule in cosines.items()}
-            accuracy = {cosine: fact.value for cosine, fact in facts.items() if fact is not None}
+            by_seed[seed] = {cosine: fact.value for cosine, fact in facts.items() if fact is not None}
+        if not any(by_seed.values()):
+            continue  # What is learnt there has no accuracy.
+        for seed, accuracy in by_seed.items():
             if len(accuracy) < len(cosines):
                 notes.append(f"seed {seed} left out: not all cosines were run")
             elif len(set(accuracy.values())) == 1:

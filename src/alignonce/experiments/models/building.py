@@ -142,7 +142,9 @@ def _under_rule(model: nn.Module, config: RunConfig, noise: Tensor) -> nn.Module
     rule = parse_rule(config.rule, derived_seed(config.seed, "feedback"))
     format = parse_format(config.format)
     inputs = noise[:2] if isinstance(rule, DirectFeedback) else noise if format.fits_errors else None
-    set_learning_rule(model, rule, format=format, norms=config.norms, inputs=inputs)
+    set_learning_rule(
+        model, rule, where=config.where or None, format=format, norms=config.norms, inputs=inputs
+    )
     if config.feedback_scale != 1:
         for _, _, feedback in feedback_weights(model):
             feedback.mul_(config.feedback_scale)

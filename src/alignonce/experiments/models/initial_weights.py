@@ -5,13 +5,16 @@ from torch import Tensor, nn
 
 from alignonce.experiments.network_config import Init
 
+# As in the code of GPT-2 (Radford et al. 2019), whatever the fan-in.
+_SMALL = 0.02
+
 
 def initialise(model: nn.Module, init: Init, generator: torch.Generator) -> None:
     """Draw the weights of all layers; biases become zero, norm layers the identity.
 
     Args:
         model: the network, in the order of whose layers numbers are drawn.
-        init: He (normal, by fan-in), Glorot (normal) or LeCun (normal, by fan-in).
+        init: He, Glorot, LeCun (normal, by fan-in or fan-in and fan-out) or small (normal, deviation 0.02).
         generator: where the numbers come from.
     """
     for module in model.modules():
@@ -38,5 +41,7 @@ def _draw(weight: Tensor, init: Init, generator: torch.Generator) -> None:
         nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator)
     elif init == "lecun":
         nn.init.normal_(weight, std=weight[0].numel() ** -0.5, generator=generator)
+    elif init == "small":
+        nn.init.normal_(weight, std=_SMALL, generator=generator)
     else:
         nn.init.xavier_normal_(weight, generator=generator)

@@ -178,7 +178,7 @@ def shipped_studies() -> dict[str, Path]:
         Names and files.
     """
     folder = resources.files("alignonce.experiments.studies") / "shipped"
-    return {path.stem: path for path in sorted(Path(str(folder)).glob("*.yaml"))}
+    return {path.stem: path for path in sorted(Path(str(folder)).glob("*.yaml"), key=lambda path: path.stem)}
 
 
 def load_study(name_or_file: str | Path) -> Study:
