@@ -101,7 +101,8 @@ def test_torchrun_starts_again_where_a_killed_process_left_off(never_stopped, tm
     folder = tmp_path / "killed"
     # Else the processes may look for each other where those before them were: PyTorch's issue 135712.
     torchrun = start(
-        *TORCHRUN, "--max-restarts", 1, *TRAIN, "--strategy", "ddp", "--out", folder, "--save-every-steps", 20,
+        *TORCHRUN, "--max-restarts", 1, *TRAIN, "--strategy", "ddp",
+        "--out", folder, "--save-every-steps", 20,
         TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1,
     )  # fmt: skip
     wait_for_resume_point(folder)
