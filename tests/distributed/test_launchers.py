@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from alignonce.cli import main
 from alignonce.experiments.config import RunConfig
 from alignonce.experiments.engine import as_launched
 from alignonce.experiments.runs import RunFolder
@@ -33,6 +34,11 @@ def start(*args: object, **variables: object) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, *map(str, args)], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
+
+
+def alone(*args: object) -> int:
+    """The same command in this very process."""
+    return main([str(arg) for arg in args[2:]])
 
 
 def ended(process: "subprocess.Popen[str]") -> int:
@@ -78,7 +84,7 @@ def never_stopped(tmp_path_factory):
 
 
 def test_torchrun_learns_what_one_process_learns(never_stopped, tmp_path):
-    assert ended(start(*TRAIN, "--out", tmp_path / "one")) == 0
+    assert alone(*TRAIN, "--out", tmp_path / "one") == 0
     assert losses(never_stopped) == pytest.approx(losses(tmp_path / "one"), rel=1e-3, abs=1e-4)
     config = RunFolder(never_stopped).config()
     assert (config.devices, config.num_nodes, config.strategy) == (2, 1, "ddp")
@@ -90,7 +96,7 @@ def test_torchrun_spreads_a_language_model(tmp_path):
         "-m", "alignonce", "train", "--device", "cpu", "--task", "lm", "--data", tmp_path / "text.txt",
         "--context", "16", "--limit", "64", "--depth", "1", "--width", "32", "--epochs", "2",
     )  # fmt: skip
-    assert ended(start(*lm, "--out", tmp_path / "one")) == 0
+    assert alone(*lm, "--out", tmp_path / "one") == 0
     assert ended(start(*TORCHRUN, *lm, "--strategy", "fsdp", "--out", tmp_path / "two")) == 0
     one, two = (without_time(RunFolder(tmp_path / name).load().metrics) for name in ("one", "two"))
     assert [row[:4] for row in one] == [row[:4] for row in two]
@@ -101,9 +107,8 @@ def test_torchrun_starts_again_where_a_killed_process_left_off(never_stopped, tm
     folder = tmp_path / "killed"
     # Else the processes may look for each other where those before them were: PyTorch's issue 135712.
     torchrun = start(
-        *TORCHRUN, "--max-restarts", 1, *TRAIN, "--strategy", "ddp",
-        "--out", folder, "--save-every-steps", 20,
-        TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1,
+        *TORCHRUN, "--max-restarts", 1, *TRAIN, "--strategy", "ddp", "--out", folder,
+        "--save-every-steps", 20, TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1,
     )  # fmt: skip
     wait_for_resume_point(folder)
     os.kill(worker_of(torchrun, 1), signal.SIGKILL)
