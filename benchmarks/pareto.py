@@ -15,7 +15,7 @@ import io
 import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -44,14 +44,25 @@ BATCH = {"mlp": 128, "mlp2048": 256, "mlp4096": 512, "cnn": 128}
 
 MARKERS = "osD^vP*Xh<>"
 
-CHOICES: dict[str, tuple[float, FeedbackFormat] | None] = {
+
+class Choice(NamedTuple):
+    """A way of learning with feedback weights."""
+
+    cosine: float
+    """That B starts with."""
+    format: FeedbackFormat
+    fitted: bool = True
+    """To the errors that training images cause, if the format makes use of them."""
+
+
+CHOICES: dict[str, Choice | None] = {
     "backpropagation": None,
-    **{name: (1.0, format) for name, format in FORMATS.items()},
-    "LowRank(1/2, bfloat16)": (1.0, LowRank(1 / 2, dtype=torch.bfloat16)),
-    "LowRank(1/8, bfloat16), not fitted": (1.0, LowRank(1 / 8, dtype=torch.bfloat16)),
-    "Dense(), cosine 0.6": (0.6, Dense()),
+    **{name: Choice(1.0, format) for name, format in FORMATS.items()},
+    "LowRank(1/2, bfloat16)": Choice(1.0, LowRank(1 / 2, dtype=torch.bfloat16)),
+    "LowRank(1/8, bfloat16), not fitted": Choice(1.0, LowRank(1 / 8, dtype=torch.bfloat16), fitted=False),
+    "Dense(), cosine 0.6": Choice(0.6, Dense()),
 }
-"""By name: the cosine that B starts with and its format; None for backpropagation."""
+"""By name; None for backpropagation."""
 
 
 def build(data: ImageData, network: str, name: str, seed: int) -> tuple[nn.Module, RuleSummary | None]:
@@ -60,8 +71,9 @@ def build(data: ImageData, network: str, name: str, seed: int) -> tuple[nn.Modul
     choice = CHOICES[name]
     if choice is None:
         return model, None
-    inputs = as_pixels(data.train_images[:1024]) if choice[1].fits_errors and "fitted" not in name else None
-    return model, set_learning_rule(model, SoftAlignment(choice[0], seed), format=choice[1], inputs=inputs)
+    inputs = as_pixels(data.train_images[:1024]) if choice.fitted else None
+    rule = SoftAlignment(choice.cosine, seed)
+    return model, set_learning_rule(model, rule, format=choice.format, inputs=inputs)
 
 
 def stepper(model: nn.Module) -> Callable[..., None]:

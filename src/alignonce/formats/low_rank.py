@@ -73,20 +73,20 @@ class LowRank(FeedbackFormat):
 
     def compress(self, matrix: Tensor) -> Stored:
         """Leading singular directions, of B's norm together."""
-        fitted = self.fitted((matrix.shape[0], matrix.shape[1]))
-        if not isinstance(fitted, LowRank) or fitted.rank is None:
-            raise ValueError(f"a matrix of {tuple(matrix.shape)} is smaller than two factors of it")
-        left, right = _truncate(matrix, fitted.rank)
+        left, right = _truncate(matrix, self._rank_for(matrix))
         return self._stored(left, rescaled(right, right, matrix))  # L is orthonormal: ‖L·R‖ = ‖R‖
 
     def compress_for(self, errors: Tensor, matrix: Tensor) -> Stored:
         """The L·R of this rank that does to the errors most nearly what B does, and as strongly."""
+        left, right = _truncate_for(errors, matrix, self._rank_for(matrix))
+        # The rows of R are orthonormal, so that ‖e·L·R‖ = ‖e·L‖.
+        return self._stored(rescaled(left, errors @ left, errors @ matrix), right)
+
+    def _rank_for(self, matrix: Tensor) -> int:
         fitted = self.fitted((matrix.shape[0], matrix.shape[1]))
         if not isinstance(fitted, LowRank) or fitted.rank is None:
             raise ValueError(f"a matrix of {tuple(matrix.shape)} is smaller than two factors of it")
-        left, right = _truncate_for(errors, matrix, fitted.rank)
-        # The rows of R are orthonormal, so that ‖e·L·R‖ = ‖e·L‖.
-        return self._stored(rescaled(left, errors @ left, errors @ matrix), right)
+        return fitted.rank
 
     def _stored(self, *factors: Tensor) -> Stored:
         # Copies: a leading part of a larger matrix would keep all of it, and could not be saved.
@@ -131,7 +131,7 @@ def _truncate(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         u, s, v = torch.linalg.svd(matrix, full_matrices=False)
         return u[:, :rank], s[:rank, None] * v[:rank]
     # On the way, rounding does no harm: only the last two products decide how good the basis is used.
-    rough = matrix.to(torch.bfloat16) if _multiplies_bfloat16(matrix.device) else matrix
+    rough = matrix.to(_rough_dtype(matrix))
 
     def times(factor: Tensor, other: Tensor) -> Tensor:
         return (factor @ other.to(factor.dtype)).to(matrix.dtype)
@@ -161,7 +161,7 @@ def _truncate_for(errors: Tensor, matrix: Tensor, rank: int) -> tuple[Tensor, Te
     errors = errors / (torch.linalg.vector_norm(errors) / math.sqrt(matrix.shape[0]))  # Σe² = 1 for each unit
     generator = torch.Generator().manual_seed(0)
     basis = torch.randn(matrix.shape[1], rank, generator=generator).to(matrix)
-    rough = torch.bfloat16 if _multiplies_bfloat16(matrix.device) else matrix.dtype
+    rough = _rough_dtype(matrix)
     rough_matrix, rough_errors = matrix.to(rough), errors.to(rough)
     for _ in range(_ITERATIONS):
         middle = rough_matrix @ basis.to(rough)
@@ -177,6 +177,11 @@ def _orthonormal(basis: Tensor) -> Tensor:
     if failed:  # nearly dependent columns: the matrix is of lower rank
         return torch.linalg.qr(basis)[0]
     return torch.linalg.solve_triangular(triangle.t(), basis, upper=True, left=False)
+
+
+def _rough_dtype(matrix: Tensor) -> torch.dtype:
+    """That in which products are fastest on the matrix's device."""
+    return torch.bfloat16 if _multiplies_bfloat16(matrix.device) else matrix.dtype
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:

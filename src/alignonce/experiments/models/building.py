@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -103,8 +104,7 @@ def build_run_model(
     """
     model = build_model(config, config.seed, image_shape, num_classes, mean, std)
     images = max(2, min(_PROBE_IMAGES, _PROBE_PIXELS // math.prod(image_shape)))
-    noise = torch.rand(images, *image_shape, generator=_probe_generator(config))
-    return _under_rule(model, config, noise)
+    return _under_rule(model, config, partial(torch.rand, (images, *image_shape)))
 
 
 def build_language_model(config: RunConfig, vocabulary: int) -> nn.Module:
@@ -125,15 +125,10 @@ def build_language_model(config: RunConfig, vocabulary: int) -> nn.Module:
     initialise(model, config.first_weights, generator)
     model.draw_embeddings(generator)
     windows = max(2, _PROBE_TOKENS // config.context)
-    noise = torch.randint(vocabulary, (windows, config.context), generator=_probe_generator(config))
-    return _under_rule(model, config, noise)
+    return _under_rule(model, config, partial(torch.randint, vocabulary, (windows, config.context)))
 
 
-def _probe_generator(config: RunConfig) -> torch.Generator:
-    return torch.Generator().manual_seed(derived_seed(config.seed, "probes"))
-
-
-def _under_rule(model: nn.Module, config: RunConfig, noise: Tensor) -> nn.Module:
+def _under_rule(model: nn.Module, config: RunConfig, draw_noise: Callable[..., Tensor]) -> nn.Module:
     """Set the run's learning rule.
 
     Where it must see a batch (the shapes that direct feedback goes to, the errors that a low rank is fitted
@@ -141,7 +136,10 @@ def _under_rule(model: nn.Module, config: RunConfig, noise: Tensor) -> nn.Module
     """
     rule = parse_rule(config.rule, derived_seed(config.seed, "feedback"))
     format = parse_format(config.format)
-    inputs = noise[:2] if isinstance(rule, DirectFeedback) else noise if format.fits_errors else None
+    direct, inputs = isinstance(rule, DirectFeedback), None
+    if direct or format.fits_errors:
+        noise = draw_noise(generator=torch.Generator().manual_seed(derived_seed(config.seed, "probes")))
+        inputs = noise[:2] if direct else noise
     set_learning_rule(
         model, rule, where=config.where or None, format=format, norms=config.norms, inputs=inputs
     )
