@@ -54,6 +54,7 @@ def test_bad_files_are_refused_clearly(name):
     @example(b"[" * 100_000)
     @example(b"\xff\xfe\0")
     @example(b'{"epochs": 1' + b"0" * 5000 + b"}")
+    @example(b"\0N ")
     def check(content):
         run(name, content)
 

@@ -300,8 +300,12 @@ class RunFolder:
                 run.config, facts.image_shape, facts.num_classes, [0.0] * channels, [1.0] * channels
             )
         try:
-            model.load_state_dict(load_file(file))
-        except (SafetensorError, RuntimeError) as error:
+            state = load_file(file)
+            # A run saves all of its network. Feedback weights that are missing would only bring a warning.
+            if missing := sorted(model.state_dict().keys() - state.keys()):
+                raise ValueError(f"it lacks {', '.join(missing)}")
+            model.load_state_dict(state)
+        except (SafetensorError, RuntimeError, ValueError) as error:
             raise ValueError(f"{file} does not hold the network of config.json: {error}") from error
         return model
 
