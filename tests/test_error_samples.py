@@ -67,6 +67,25 @@ def test_no_more_than_4096_errors_are_kept() -> None:
     assert len(sampled(model, random(50, 2, 100))["0"]) == 4096
 
 
+def test_a_layer_that_is_called_often_gives_errors_of_all_its_calls() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.unused = nn.Linear(3, 3), nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.unused(x)
+            return self.layer(self.layer(x)) * torch.tensor([1.0, 0.0, 0.0])
+
+    model = Twice()
+    errors = sampled(model, random(3000, 3))
+    assert set(errors) == {"layer"}
+    # At its second call errors have one element only.
+    second = int((errors["layer"][:, 1:] == 0).all(1).sum())
+    assert len(errors["layer"]) == 4096
+    assert 1900 < second < 2200
+
+
 def test_layers_whose_errors_are_not_rows_are_left_out() -> None:
     model = nn.Sequential(nn.Conv2d(4, 4, 1, groups=2), nn.ConvTranspose2d(4, 4, 1), nn.Conv2d(4, 2, 1))
     assert set(sampled(model, random(2, 4, 3, 3))) == {"2"}

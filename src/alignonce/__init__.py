@@ -3,12 +3,13 @@
 from importlib.metadata import version
 
 from alignonce.audit import TransportReport, audit_weight_transport
-from alignonce.conversion import exact_gradients, feedback_weights, set_learning_rule
+from alignonce.conversion import set_learning_rule
 from alignonce.diagnostics.alignment import alignment
 from alignonce.direct import DirectFeedback
 from alignonce.evolution import evolve
 from alignonce.evolving_rules import KolenPollack, PeriodicAlignment, SignSymmetry, WeightMirror
 from alignonce.formats import FP8, Dense, FeedbackFormat, Int4, Int8, LowRank, SemiStructured, Sign, Sparse
+from alignonce.model_access import exact_gradients, feedback_weights
 from alignonce.noise_pretraining import pretrain_on_noise
 from alignonce.rules import Backpropagation, LearningRule, RandomFeedback, SoftAlignment
 from alignonce.summary import RuleSummary

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from alignonce.conversion import Inputs, call_arguments, unwrap
 from alignonce.distributed import unsharded
 from alignonce.layers import FeedbackLayer
+from alignonce.model_access import Inputs, call_arguments, unwrap
 from alignonce.summary import table
 
 __all__ = ["AuditRow", "TransportReport", "audit_weight_transport"]

@@ -1,42 +1,27 @@
 """Give a model a learning rule, and take it away again."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.parametrize import is_parametrized
 
 import alignonce.attention
 import alignonce.recurrent  # noqa: F401  (both make their kinds of layers known)
 from alignonce import direct
+from alignonce.compression import AskedFormat, Compression, check_format
 from alignonce.direct import DirectFeedback
-from alignonce.error_samples import ErrorSample, sample_errors
-from alignonce.format_choice import Choice, choose_formats
 from alignonce.formats import Dense, FeedbackFormat
-from alignonce.formats.base import gathered
-from alignonce.formats.compressed import CompressedFeedback, HeldFeedback, as_matrix
-from alignonce.layers import (
-    FeedbackLayer,
-    computes_like,
-    feedback_class,
-    feedback_name,
-    forward_weight_names,
-    layer_kind,
-)
+from alignonce.formats.compressed import HeldFeedback
+from alignonce.layers import FeedbackLayer, computes_like, feedback_class, feedback_name, layer_kind
+from alignonce.model_access import Inputs, call_arguments, qualified, unwrap, weight_names
 from alignonce.norms import FixedScale
 from alignonce.rules import Backpropagation, LearningRule, RandomFeedback, SoftAlignment
-from alignonce.summary import ExactModule, FeedbackRow, RuleSummary, cosine_similarity
+from alignonce.summary import ExactModule, FeedbackRow, RuleSummary
 
-__all__ = ["Where", "exact_gradients", "feedback_weights", "set_learning_rule", "unwrap", "weight_names"]
+__all__ = ["Where", "set_learning_rule"]
 
 Where = str | Sequence[str] | Callable[[str, nn.Module], bool] | None
-
-Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 _SEVERAL_IN_ONE = (nn.MultiheadAttention, *_RECURRENT)
@@ -50,7 +35,7 @@ def set_learning_rule(
     rule: LearningRule,
     *,
     where: Where = None,
-    format: FeedbackFormat | Mapping[str, FeedbackFormat] | str = _DENSE,
+    format: AskedFormat = _DENSE,
     unconvertible: str = "raise",
     norms: str = "exact",
     inputs: Inputs | None = None,
@@ -102,7 +87,7 @@ def set_learning_rule(
             no feedback weight (all zero, NaN, out of the rule's reach).
     """
     _check_arguments(model, rule, unconvertible, norms)
-    _check_format(rule, format, inputs)
+    check_format(rule, format, inputs)
     model = unwrap(model)
     if isinstance(rule, DirectFeedback):
         return _set_direct_feedback(model, rule, where, norms, inputs)
@@ -136,14 +121,11 @@ def set_learning_rule(
             + ("" if where is None else " among the modules that where= selects")
         )
 
+    carriers = {name: layer for name, layer in layers.items() if not _is_norm(layer)}
+    compression = Compression(model, carriers, format, inputs, _aligned)
     feedback: dict[int, HeldFeedback] = {}
     names = weight_names(model)
     depths = {key: depth for depth, key in enumerate(names)}
-    if isinstance(format, Mapping):
-        _check_patterns(format, names.values())
-    measured = _measured_formats(model, layers, inputs) if format == "auto" else None
-    wanted = [choice.format for choice in measured.values()] if measured else _formats_in(format)
-    errors = _error_samples(model, layers, inputs) if any(f.fits_errors for f in wanted) else {}
     rows: list[FeedbackRow] = []
     for name, layer in layers.items():
         layer_rule = FixedScale() if _is_norm(layer) else rule
@@ -153,19 +135,13 @@ def set_learning_rule(
             if not shared:
                 first, depth = names.get(id(weight), name), depths.get(id(weight), 0)
                 value: HeldFeedback = layer_rule.feedback_for(weight, first, depth)
-                if isinstance(value, Tensor) and not _is_norm(layer):
-                    one = measured[name].format if measured else _named(format, first)
-                    value = _compressed(value, one, errors.get(name))
+                if isinstance(value, Tensor) and name in carriers:
+                    value = compression.compress(name, first, value)
                 feedback[id(weight)] = value
             row = FeedbackRow.of(
-                _join(name, weight_name), layer, layer_rule, weight, feedback[id(weight)], shared
+                qualified(name, weight_name), layer, layer_rule, weight, feedback[id(weight)], shared
             )
-            if measured and name in measured:
-                row = replace(row, format=f"{row.format} (auto: {measured[name].share:.2f} of dense's time)")
-            if row.stored_as.fits_errors and name in errors:
-                carried = _carried_alike(errors[name].checking, weight, feedback[id(weight)])
-                row = replace(row, format=f"{row.format}, fitted (cosine of errors: {carried:.2f})")
-            rows.append(row)
+            rows.append(compression.describe(name, row, weight, feedback[id(weight)]))
     _free_norms(model, selected)
     for layer in layers.values():
         if not isinstance(layer, FeedbackLayer):
@@ -175,69 +151,6 @@ def set_learning_rule(
             {n: feedback[id(layer._parameters[n])] for n in _weights_in(layer)},
         )
     return RuleSummary(rule, tuple(rows), tuple(exact))
-
-
-@contextmanager
-def exact_gradients(model: nn.Module) -> Iterator[None]:
-    """Within the context, a model's backward pass is backpropagation's: for measuring and honest attacks.
-
-    It is the forward pass that decides: what is computed within the context gets exact gradients, also if
-    ``backward`` is called after it. Contexts can be nested.
-
-    Args:
-        model: a model with or without a learning rule.
-    """
-    model = unwrap(model)
-    layers = [m for m in model.modules() if isinstance(m, FeedbackLayer)]
-    switches: list[Any] = [*layers, *direct.states_of(model)]
-    before = [switch.exact for switch in switches]
-    for switch in switches:
-        switch.exact = True
-    try:
-        yield
-    finally:
-        for switch, exact in zip(switches, before, strict=True):
-            switch.exact = exact
-
-
-def feedback_weights(model: nn.Module) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Iterate over (name, forward weight W, feedback weight B), a shared W once, in the model's order.
-
-    Weights that are spread over processes (:mod:`alignonce.distributed`) come whole, as copies: all processes
-    must iterate.
-    """
-    seen: set[int] = set()
-    for name, layer in unwrap(model).named_modules():
-        if isinstance(layer, FeedbackLayer):
-            for weight_name in forward_weight_names(layer):
-                weight = getattr(layer, weight_name)
-                if id(weight) not in seen:
-                    seen.add(id(weight))
-                    yield (
-                        _join(name, weight_name),
-                        gathered(weight),
-                        gathered(layer.feedback_of(weight_name)),
-                    )
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside what ``torch.compile`` and DistributedDataParallel put around it."""
-    while True:
-        if isinstance(model, torch._dynamo.OptimizedModule):
-            model = model._orig_mod
-        elif isinstance(model, DistributedDataParallel):
-            model = model.module
-        else:
-            return model
-
-
-def call_arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments of a forward pass on ``inputs``."""
-    if isinstance(inputs, Tensor):
-        return (inputs,), {}
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    return tuple(inputs), {}
 
 
 def _set_direct_feedback(
@@ -265,6 +178,12 @@ def _set_direct_feedback(
     return RuleSummary(rule, (*(FeedbackRow.of_tap(tap, rule) for tap in taps), *scales), ())
 
 
+def _aligned(layer: nn.Module, format: FeedbackFormat) -> float:
+    """Give a layer feedback weights that are aligned as far as a format lets them; return the cosine."""
+    rows = set_learning_rule(layer, SoftAlignment(1.0), format=format).rows
+    return sum(row.cosine for row in rows) / len(rows)
+
+
 def _check_arguments(model: object, rule: object, unconvertible: str, norms: str) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -275,81 +194,6 @@ def _check_arguments(model: object, rule: object, unconvertible: str, norms: str
         raise ValueError(f"unconvertible must be 'raise' or 'exact', got {unconvertible!r}")
     if norms not in ("exact", "fixed"):
         raise ValueError(f"norms must be 'exact' or 'fixed', got {norms!r}")
-
-
-def _check_format(rule: LearningRule, format: object, inputs: Inputs | None) -> None:
-    for one in _formats_in(format):
-        if not isinstance(one, FeedbackFormat) and format != "auto":
-            hint = " (an instance, with parentheses)" if isinstance(one, type) else ""
-            raise TypeError(
-                f"format must be a FeedbackFormat{hint}, a mapping from names to such, or 'auto', got {one!r}"
-            )
-    if format == _DENSE:
-        return
-    if format == "auto" and inputs is None:
-        raise ValueError("format='auto' needs inputs=, a batch of training's size, to measure with")
-    if isinstance(rule, Backpropagation):
-        raise ValueError(f"format={format}: backpropagation has no feedback weights to compress")
-    if rule.evolves or isinstance(rule, DirectFeedback):
-        why = "changes its own" if rule.evolves else "has others"
-        raise ValueError(
-            f"format={format} is for rules with one fixed feedback weight for each layer (RandomFeedback, "
-            f"SoftAlignment, SignSymmetry(once=True)); {rule} {why}: leave format= out"
-        )
-
-
-def _check_patterns(formats: Mapping[str, FeedbackFormat], names: Iterable[str]) -> None:
-    known = list(names)
-    for pattern in formats:
-        if not any(fnmatchcase(name, pattern) for name in known):
-            raise ValueError(f"format: {pattern!r} fits no forward weight; there are {', '.join(known)}")
-
-
-def _named(format: Any, name: str) -> FeedbackFormat:
-    """The format of the forward weight of this name."""
-    if not isinstance(format, Mapping):
-        return format
-    return next((one for pattern, one in format.items() if fnmatchcase(name, pattern)), _DENSE)
-
-
-def _measured_formats(
-    model: nn.Module, layers: dict[str, nn.Module], inputs: Inputs | None
-) -> dict[str, Choice]:
-    assert inputs is not None  # for the type checker: _check_format has seen to it
-
-    def convert(layer: nn.Module, format: FeedbackFormat) -> float:
-        rows = set_learning_rule(layer, SoftAlignment(1.0), format=format).rows
-        return sum(row.cosine for row in rows) / len(rows)
-
-    carriers = {name: layer for name, layer in layers.items() if not _is_norm(layer)}
-    return choose_formats(model, carriers, *call_arguments(inputs), convert)
-
-
-def _formats_in(format: Any) -> list[Any]:
-    return list(format.values()) if isinstance(format, Mapping) else [format]
-
-
-def _error_samples(
-    model: nn.Module, layers: dict[str, nn.Module], inputs: Inputs | None
-) -> dict[str, ErrorSample]:
-    if inputs is None:
-        return {}
-    with exact_gradients(model):
-        return sample_errors(model, layers, *call_arguments(inputs))
-
-
-def _carried_alike(errors: Tensor, weight: Tensor, feedback: HeldFeedback) -> float:
-    """Cosine between what W and B make of a sample of errors, all as one vector."""
-    b = feedback if isinstance(feedback, Tensor) else feedback.to_dense()
-    exact, carried = (errors @ matrix.detach().flatten(1).to(errors.dtype) for matrix in (weight, b))
-    return cosine_similarity(exact, carried)
-
-
-def _compressed(feedback: Tensor, format: FeedbackFormat, errors: ErrorSample | None) -> HeldFeedback:
-    fitted = format.fitted(as_matrix(tuple(feedback.shape)))
-    if fitted == _DENSE:
-        return feedback
-    return CompressedFeedback(fitted, feedback, errors.fitting if errors else None)
 
 
 def _selection(model: nn.Module, where: Where) -> set[str]:
@@ -449,22 +293,3 @@ def _refusal(module: nn.Module, norms: str = "exact") -> str | None:
         if not isinstance(module, FeedbackLayer) and hasattr(module, feedback_name(name)):
             return f"it has an attribute {feedback_name(name)!r} of its own"
     return None
-
-
-def weight_names(model: nn.Module) -> dict[int, str]:
-    """By identity of each forward weight of known layers, in the model's order: its first name.
-
-    Counted over the whole model, so that a weight's seed and depth do not depend on ``where``.
-    """
-    names: dict[int, str] = {}
-    for name, module in model.named_modules():
-        for weight_name in forward_weight_names(module):
-            names.setdefault(id(module._parameters[weight_name]), _join(name, weight_name))
-    return names
-
-
-def _join(module_name: str, weight_name: str) -> str:
-    """A forward weight goes by the name of its layer, unless the layer has several."""
-    if weight_name == "weight":
-        return module_name or "weight"
-    return f"{module_name}.{weight_name}".removeprefix(".")

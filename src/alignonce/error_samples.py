@@ -1,11 +1,13 @@
 """Samples of the errors that a model's layers are to carry back, for formats that keep what these need."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils._pytree import tree_leaves
 
 __all__ = ["ErrorSample", "sample_errors"]
@@ -46,15 +48,13 @@ def sample_errors(
         ValueError: if errors are not finite.
     """
     generator = torch.Generator().manual_seed(0)
-    found: dict[str, list[Tensor]] = {}
+    edges: dict[str, list[GradientEdge]] = {}
 
     def watch(name: str) -> Callable[..., None]:
         def watch_output(layer: nn.Module, _: Any, output: Any) -> None:
             if isinstance(output, Tensor) and output.requires_grad:
-                # A hook, since an in-place ReLU that follows makes another tensor of the output.
-                output.register_hook(
-                    lambda error: found.setdefault(name, []).append(_some_rows(layer, error, generator))
-                )
+                # Its edge, since an in-place ReLU that follows makes another tensor of the output.
+                edges.setdefault(name, []).append(get_gradient_edge(output))
 
         return watch_output
 
@@ -67,9 +67,12 @@ def sample_errors(
             results = tree_leaves(model(*args, **kwargs))
             outputs = [y for y in results if isinstance(y, Tensor) and y.requires_grad]
             errors = [torch.randn(y.shape, generator=generator).to(y) for y in outputs]
-            weights = [p for p in model.parameters() if p.requires_grad]
-            if outputs and weights:
-                torch.autograd.grad(outputs, weights, errors, allow_unused=True)
+            watched = [edge for of_layer in edges.values() for edge in of_layer]
+            arrived: Iterator[Tensor | None] = iter(
+                torch.autograd.grad(outputs, watched, errors, allow_unused=True)
+                if outputs and watched
+                else ()
+            )
     finally:
         for handle in handles:
             handle.remove()
@@ -77,8 +80,12 @@ def sample_errors(
             for buffer, old in before:
                 buffer.copy_(old)
     samples: dict[str, ErrorSample] = {}
-    for name, parts in found.items():
-        sample = torch.cat(parts)[:_ROWS]
+    for name, of_layer in edges.items():
+        calls = [_rows(layers[name], error) for error in islice(arrived, len(of_layer)) if error is not None]
+        if not calls:
+            continue
+        rows = torch.cat(calls)
+        sample = rows[torch.randperm(len(rows), generator=generator)[:_ROWS].to(rows.device)]
         if not sample.isfinite().all():
             raise ValueError(f"inputs: the errors that arrive at {name} are not finite; give a usual batch")
         checking = max(1, len(sample) // 8)
@@ -93,10 +100,9 @@ def _has_plain_errors(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear | nn.Bilinear)
 
 
-def _some_rows(layer: nn.Module, error: Tensor, generator: torch.Generator) -> Tensor:
-    """Errors (N, out) in float32 or wider, in random order, some of them if there are many."""
+def _rows(layer: nn.Module, error: Tensor) -> Tensor:
+    """Errors (N, out), in float32 or wider."""
     if isinstance(layer, nn.modules.conv._ConvNd):
         error = error.movedim(-len(layer.kernel_size) - 1, -1)
-    rows = error.detach().reshape(math.prod(error.shape[:-1]), error.shape[-1])
-    rows = rows[torch.randperm(len(rows), generator=generator)[:_ROWS].to(rows.device)]
+    rows = error.reshape(math.prod(error.shape[:-1]), error.shape[-1])
     return rows.to(torch.promote_types(rows.dtype, torch.float32))

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alignonce.conversion import unwrap, weight_names
 from alignonce.evolution_guard import mark_evolved
 from alignonce.evolving_rules import EvolutionStep, EvolvingRule
 from alignonce.layers import FeedbackLayer, feedback_name, forward_weight_names, previous_name
+from alignonce.model_access import unwrap, weight_names
 
 __all__ = ["evolve"]
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from alignonce.conversion import call_arguments, unwrap, weight_names
 from alignonce.layers import forward_weight_names
+from alignonce.model_access import call_arguments, unwrap, weight_names
 
 Batch = tuple[Any, Any]
 """(inputs, targets). Inputs are a tensor, a tuple of positional or a mapping of keyword arguments."""

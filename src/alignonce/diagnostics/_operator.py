@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from alignonce.conversion import exact_gradients
 from alignonce.diagnostics._measuring import (
     Batch,
     Loss,
@@ -21,6 +20,7 @@ from alignonce.diagnostics._measuring import (
     loss_on,
     undisturbed,
 )
+from alignonce.model_access import exact_gradients
 
 Matrix = Literal["hessian", "ggn"]
 

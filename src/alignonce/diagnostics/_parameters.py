@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from alignonce.conversion import unwrap
+from alignonce.model_access import unwrap
 
 Solution = nn.Module | Mapping[str, Tensor] | Tensor
 """Forward weights: a model, a state_dict, or a flat vector as :func:`parameter_vector` makes it."""

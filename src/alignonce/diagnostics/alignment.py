@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from alignonce.conversion import feedback_weights
 from alignonce.diagnostics._measuring import check_model
 from alignonce.diagnostics.agreement import agreement
+from alignonce.model_access import feedback_weights
 from alignonce.summary import cosine_similarity
 
 __all__ = ["WeightAlignment", "alignment", "weight_alignment"]

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from alignonce.conversion import exact_gradients
 from alignonce.diagnostics._measuring import (
     Batch,
     Loss,
@@ -16,6 +15,7 @@ from alignonce.diagnostics._measuring import (
 )
 from alignonce.diagnostics._recording import record
 from alignonce.diagnostics.agreement import Agreement, agreement
+from alignonce.model_access import exact_gradients
 
 __all__ = ["GradientComparison", "compare_gradients"]
 

@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from alignonce.conversion import feedback_weights, unwrap
 from alignonce.diagnostics._evaluation import evaluate
 from alignonce.diagnostics._measuring import Batch, Loss, check_batches, check_model, undisturbed
 from alignonce.diagnostics._parameters import (
@@ -20,6 +19,7 @@ from alignonce.diagnostics._parameters import (
 )
 from alignonce.diagnostics.planes import Plane
 from alignonce.formats.compressed import CompressedFeedback
+from alignonce.model_access import feedback_weights, unwrap
 
 __all__ = ["Interpolation", "Surface", "interpolate", "surface"]
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from alignonce.conversion import exact_gradients
 from alignonce.diagnostics._measuring import (
     Batch,
     Loss,
@@ -23,6 +22,7 @@ from alignonce.diagnostics._measuring import (
     undisturbed,
 )
 from alignonce.diagnostics._parameters import parameters_restored
+from alignonce.model_access import exact_gradients
 
 __all__ = ["Sharpness", "sharpness"]
 

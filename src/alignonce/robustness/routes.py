@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alignonce import direct
-from alignonce.conversion import exact_gradients, unwrap
 from alignonce.layers import FeedbackLayer
+from alignonce.model_access import exact_gradients, unwrap
 from alignonce.robustness.checks import check_choice, check_images, check_labels
 from alignonce.robustness.state import evaluating, logits_of, predictions
 

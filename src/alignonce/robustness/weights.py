@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
-from alignonce.conversion import unwrap
 from alignonce.layers import forward_weight_names
+from alignonce.model_access import unwrap
 from alignonce.robustness.checks import check_choice
 
 __all__ = [

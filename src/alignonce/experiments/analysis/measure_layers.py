@@ -7,7 +7,6 @@ from typing import Any
 
 from torch.nn import functional as F
 
-from alignonce.conversion import exact_gradients
 from alignonce.diagnostics import (
     compare_gradients,
     effective_ranks,
@@ -22,6 +21,7 @@ from alignonce.experiments.analysis.plan import AnalysisPlan
 from alignonce.experiments.analysis.steps import Step
 from alignonce.experiments.analysis.subjects import Subject
 from alignonce.experiments.analysis.table import Measured, settings
+from alignonce.model_access import exact_gradients
 
 SUBSPACE = 10
 """Dimension of the leading subspaces whose angles are measured."""

@@ -1,0 +1,101 @@
+"""What every part asks of a model: the one inside its wrappers, its weights by name, exact gradients."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from alignonce import direct
+from alignonce.formats.base import gathered
+from alignonce.layers import FeedbackLayer, forward_weight_names
+
+__all__ = ["Inputs", "call_arguments", "exact_gradients", "feedback_weights", "qualified", "unwrap",
+           "weight_names"]  # fmt: skip
+
+Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
+"""A batch: one tensor, or a sequence of positional or a mapping of keyword arguments."""
+
+
+@contextmanager
+def exact_gradients(model: nn.Module) -> Iterator[None]:
+    """Within the context, a model's backward pass is backpropagation's: for measuring and honest attacks.
+
+    It is the forward pass that decides: what is computed within the context gets exact gradients, also if
+    ``backward`` is called after it. Contexts can be nested.
+
+    Args:
+        model: a model with or without a learning rule.
+    """
+    model = unwrap(model)
+    layers = [m for m in model.modules() if isinstance(m, FeedbackLayer)]
+    switches: list[Any] = [*layers, *direct.states_of(model)]
+    before = [switch.exact for switch in switches]
+    for switch in switches:
+        switch.exact = True
+    try:
+        yield
+    finally:
+        for switch, exact in zip(switches, before, strict=True):
+            switch.exact = exact
+
+
+def feedback_weights(model: nn.Module) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Iterate over (name, forward weight W, feedback weight B), a shared W once, in the model's order.
+
+    Weights that are spread over processes (:mod:`alignonce.distributed`) come whole, as copies: all processes
+    must iterate.
+    """
+    seen: set[int] = set()
+    for name, layer in unwrap(model).named_modules():
+        if isinstance(layer, FeedbackLayer):
+            for weight_name in forward_weight_names(layer):
+                weight = getattr(layer, weight_name)
+                if id(weight) not in seen:
+                    seen.add(id(weight))
+                    yield (
+                        qualified(name, weight_name),
+                        gathered(weight),
+                        gathered(layer.feedback_of(weight_name)),
+                    )
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside what ``torch.compile`` and DistributedDataParallel put around it."""
+    while True:
+        if isinstance(model, torch._dynamo.OptimizedModule):
+            model = model._orig_mod
+        elif isinstance(model, DistributedDataParallel):
+            model = model.module
+        else:
+            return model
+
+
+def call_arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of a forward pass on ``inputs``."""
+    if isinstance(inputs, Tensor):
+        return (inputs,), {}
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return tuple(inputs), {}
+
+
+def weight_names(model: nn.Module) -> dict[int, str]:
+    """By identity of each forward weight of known layers, in the model's order: its first name.
+
+    Counted over the whole model, so that a weight's seed and depth do not depend on ``where``.
+    """
+    names: dict[int, str] = {}
+    for name, module in model.named_modules():
+        for weight_name in forward_weight_names(module):
+            names.setdefault(id(module._parameters[weight_name]), qualified(name, weight_name))
+    return names
+
+
+def qualified(module_name: str, weight_name: str) -> str:
+    """A forward weight goes by the name of its layer, unless the layer has several."""
+    if weight_name == "weight":
+        return module_name or "weight"
+    return f"{module_name}.{weight_name}".removeprefix(".")
