@@ -40,7 +40,7 @@ class FP8(FeedbackFormat):
             return super().product(error, stored, shape)
         packed, scale = stored[0].view(torch.float8_e4m3fn), stored[1]
         step = error.abs().max().float().clamp_min(1e-30) / torch.finfo(torch.float8_e5m2).max
-        rounded = (error / step).to(torch.float8_e5m2)
+        rounded = (error / step).to(torch.float8_e5m2).contiguous()  # rows, as the kernel wants them
         return torch._scaled_mm(
             rounded, packed.t(), scale_a=step, scale_b=scale.reshape(()), out_dtype=torch.bfloat16
         )
