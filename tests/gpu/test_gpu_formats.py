@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from alignonce import FP8, Dense, FeedbackFormat, Int8, LowRank, feedback_weights, set_learning_rule
 from alignonce.formats.base import DECOMPRESSED
 from test_formats import (
-    KINDS,
     SAME,
     Kind,
     distance,
