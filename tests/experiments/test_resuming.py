@@ -63,6 +63,7 @@ def content(folder):
         {"rule": "bp"},
         {"rule": "soft:0.5", "optimizer": "sgd"},
         {"rule": "soft:0.5", "format": "low-rank:2", "clip": 0.1, "accumulate": 3},
+        {"rule": "soft:0.5", "augment": "shift-mirror", "accumulate": 2},
         {"rule": "kp", "optimizer": "adamw", "weight_decay": 0.01},
         {"rule": "mirror"},
         {"rule": "brsf"},

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from alignonce import DirectFeedback
+from alignonce.experiments.data.augmentation import Augmentation
 from alignonce.experiments.data.known import KNOWN_DATA
 from alignonce.experiments.network_config import NetworkConfig
 from alignonce.experiments.rule_specs import KNOWN_RULES, canonical_rule, has_fixed_feedback, parse_rule
@@ -26,6 +27,8 @@ COMPUTING_FIELDS = frozenset({"device", "compile", "accumulate", "strategy", "de
 
 # The largest number that all libraries count with.
 _MOST = 2**63 - 1
+Count = Annotated[int, Field(ge=0, le=_MOST)]
+Positive = Annotated[int, Field(ge=1, le=_MOST)]
 
 TaskName = Literal["images", "lm", "tabular"]
 # What stands where a configuration leaves these out.
@@ -51,7 +54,7 @@ class TaskConfig(NetworkConfig):
         "class from the rows of a table. Some defaults depend on it.",
     )
     data: str = Field("fashion-mnist", min_length=1, description=DATA_HELP)
-    batch_size: int = Field(128, ge=1, le=_MOST, description="Examples in a batch.")
+    batch_size: Positive = Field(128, description="Examples in a batch.")
 
     @model_validator(mode="before")
     @classmethod
@@ -76,13 +79,16 @@ class TaskConfig(NetworkConfig):
 class TrainingConfig(TaskConfig):
     """Everything about a run but its learning rule and its seed."""
 
-    limit: int | None = Field(
+    limit: Positive | None = Field(
         None,
-        ge=1,
-        le=_MOST,
         description="Use only this many training and test examples (images, windows of text, rows).",
     )
-    epochs: int = Field(6, ge=1, le=_MOST, description="Passes through the training examples.")
+    augment: Augmentation = Field(
+        "none",
+        description="Training images as they are (none), shifted at random by up to an eighth of their sides "
+        "(shift), or also mirrored, half of them (shift-mirror; not for digits and letters), anew each time.",
+    )
+    epochs: Positive = Field(6, description="Passes through the training examples.")
     optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="Optimiser.")
     learning_rate: float = Field(1e-4, gt=0, allow_inf_nan=False, description="Learning rate.")
     schedule: Schedule = Field(
@@ -103,10 +109,8 @@ class TrainingConfig(TaskConfig):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where to compute. auto: the GPU if there is one."
     )
-    checkpoints: int = Field(
+    checkpoints: Count = Field(
         0,
-        ge=0,
-        le=_MOST,
         description="How many checkpoints to keep, evenly spread over training, its start and end included.",
     )
     compile: bool = Field(
@@ -117,10 +121,8 @@ class TrainingConfig(TaskConfig):
     precision: Literal["32", "bf16-mixed", "16-mixed"] = Field(
         "32", description="Precision of the products: float32, or mixed with bfloat16 or float16."
     )
-    accumulate: int = Field(
+    accumulate: Positive = Field(
         1,
-        ge=1,
-        le=_MOST,
         description="Parts that a batch is computed in, one after the other, to save memory.",
     )
     clip: float | None = Field(
@@ -131,15 +133,21 @@ class TrainingConfig(TaskConfig):
         description="How several processes share the work: ddp, each with the whole network; fsdp, each with "
         "a part of the weights (FSDP2). auto: ddp, if there are several.",
     )
-    devices: int = Field(1, ge=1, le=_MOST, description="GPUs (or processes on CPUs) of each machine.")
-    num_nodes: int = Field(1, ge=1, le=_MOST, description="Machines.")
+    devices: Positive = Field(1, description="GPUs (or processes on CPUs) of each machine.")
+    num_nodes: Positive = Field(1, description="Machines.")
+
+    @model_validator(mode="after")
+    def _only_images_are_augmented(self) -> Self:
+        if self.augment != "none" and self.task != "images":
+            raise ValueError(f"augment must be none with task {self.task}, got {self.augment}")
+        return self
 
 
 class RunConfig(TrainingConfig):
     """The full configuration of one run."""
 
     rule: str = Field("soft:0.5", description=f"Learning rule: {RULE_HELP}.")
-    seed: int = Field(0, ge=0, le=_MOST, description="Seed of forward weights, batches and feedback weights.")
+    seed: Count = Field(0, description="Seed of forward weights, batches and feedback weights.")
 
     @field_validator("rule")
     @classmethod

@@ -114,7 +114,7 @@ def train(
     engine = engine or Engine(config)
     if tracker and engine.is_sharded:
         raise ValueError("track: measures during training do not go with strategy fsdp")
-    task: Task = ImageClassification(data) if isinstance(data, ImageData) else data
+    task: Task = ImageClassification(data, config.augment) if isinstance(data, ImageData) else data
     build = partial(task.build_model, config)
     model = build()
     forward = engine.set_up(model)

@@ -1,6 +1,8 @@
+import pytest
 import torch
 from small_runs import made_data, small_config
 
+from alignonce.experiments.config import RunConfig
 from alignonce.experiments.tasks import ImageClassification
 from alignonce.experiments.tasks.images import as_pixels
 from alignonce.experiments.training import train
@@ -22,3 +24,40 @@ def test_loss_and_score_are_those_of_the_numbered_examples():
     labels = data.train_labels[examples]
     torch.testing.assert_close(loss.double(), -torch.log_softmax(logits, 1)[range(3), labels].mean())
     assert int(scores["accuracy"]) == int((logits.argmax(1) == labels).sum())
+
+
+def seen_images(monkeypatch, **changes):
+    """What the network of a run is shown in training, in order."""
+    seen = []
+    loss = ImageClassification.loss
+
+    def watched(task, forward, batch):
+        seen.append(batch[0].clone())
+        return loss(task, forward, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageClassification, "loss", watched)
+        train(small_config(epochs=1, **changes), made_data())
+    return torch.cat(seen)
+
+
+def test_augmented_images_depend_on_the_seed_and_never_on_the_rule(monkeypatch):
+    plain, first, other = (
+        seen_images(monkeypatch, augment=augment, rule=rule)
+        for augment, rule in (("none", "bp"), ("shift", "bp"), ("shift", "soft:0.5"))
+    )
+    assert torch.equal(first, other)
+    changed = (first != plain).flatten(1).any(1).float().mean()
+    assert changed > 0.5  # of 9 shifts, one is none
+    assert not torch.equal(first, seen_images(monkeypatch, augment="shift-mirror", rule="bp"))
+
+
+def test_test_images_are_never_augmented():
+    task = ImageClassification(made_data(), "shift-mirror")
+    model = task.build_model(small_config())
+    assert task.evaluate(model) == ImageClassification(made_data()).evaluate(model)
+
+
+def test_other_tasks_have_nothing_to_augment():
+    with pytest.raises(ValueError, match="augment must be none with task tabular, got shift"):
+        RunConfig(task="tabular", augment="shift")

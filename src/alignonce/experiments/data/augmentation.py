@@ -1,8 +1,12 @@
 """Training images, shifted and mirrored at random, so that a network sees none of them twice alike."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+Augmentation = Literal["none", "shift", "shift-mirror"]
 
 # Four pixels for images of 32, as is usual for CIFAR-10, and in proportion for others.
 _PAD_SHARE = 1 / 8

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alignonce.experiments.config import RunConfig
+from alignonce.experiments.data.augmentation import Augmentation, augment
 from alignonce.experiments.data.image_data import ImageData
 from alignonce.experiments.models import build_run_model
 from alignonce.experiments.tasks.task import Forward
@@ -21,6 +22,7 @@ class ImageClassification:
     """Learning the classes of images; see `Task` for what the methods are."""
 
     data: ImageData
+    augmentation: Augmentation = "none"
 
     @property
     def train_size(self) -> int:
@@ -31,7 +33,7 @@ class ImageClassification:
         """Move the images and labels."""
         parts = ("train_images", "train_labels", "test_images", "test_labels")
         moved = {part: getattr(self.data, part).to(device) for part in parts}
-        return ImageClassification(replace(self.data, **moved))
+        return replace(self, data=replace(self.data, **moved))
 
     def build_model(self, config: RunConfig) -> nn.Module:
         """Build the network that the configuration names."""
@@ -39,8 +41,13 @@ class ImageClassification:
         return build_run_model(config, data.image_shape, data.num_classes, data.mean, data.std)
 
     def batch(self, examples: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels in [0, 1], (n, channels, height, width), and labels, (n,)."""
-        return as_pixels(self.data.train_images[examples]), self.data.train_labels[examples]
+        """Pixels in [0, 1], (n, channels, height, width), augmented if so chosen, and labels, (n,)."""
+        images = self.data.train_images[examples]
+        if self.augmentation != "none":
+            # By the global random state, as dropout: a run sets it by its seed, and goes on with it.
+            mirror = self.augmentation == "shift-mirror"
+            images = augment(images, torch.default_generator, mirror=mirror)
+        return as_pixels(images), self.data.train_labels[examples]
 
     def loss(self, forward: Forward, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean cross-entropy in nats, and how many answers are right."""
