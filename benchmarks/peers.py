@@ -1,6 +1,6 @@
 """Time of a training step by feedback alignment here and in biotorch 0.0.16, on the same networks.
 
-    python benchmarks/peers.py [--rounds 20] [--folder peers] [--work CNN]
+    python benchmarks/peers.py [--rounds 20] [--folder peers] [--work CNN] [--compile]
 
 biotorch is installed into a folder of its own, without its dependencies (its layers need only PyTorch), so
 that the environment stays as it is and both run on the same PyTorch, in one process, interleaved. First of
@@ -102,6 +102,7 @@ def training_step(
     shape: tuple[int, ...],
     order: torch.memory_format,
     prepare: Callable[[nn.Module], nn.Module],
+    compiled: bool,
 ) -> Callable[[], None]:
     """A closure that makes one training step: forward, loss, backward, Adam."""
     torch.manual_seed(0)
@@ -109,9 +110,10 @@ def training_step(
     x, y = torch.randn(shape).contiguous(memory_format=order), torch.randint(0, 10, shape[:1])
     # biotorch's feedback weights are parameters that never get a gradient: the optimiser passes over them.
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
+    forward = torch.compile(model, dynamic=False) if compiled else model
 
     def step() -> None:
-        loss = F.cross_entropy(model(x), y)
+        loss = F.cross_entropy(forward(x), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -127,10 +129,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--folder", type=Path, help="keep biotorch here (default: a temporary folder)")
     parser.add_argument("--work", nargs="+", default=[""], help="networks whose names contain one of these")
+    parser.add_argument("--compile", action="store_true", help="compiled networks, all of them")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         install(args.folder or Path(temporary))
-        print(f"{PEER} on the same PyTorch; {machine()}\n")
+        print(f"{PEER} on the same PyTorch{", compiled" * args.compile}; {machine()}\n")
         print("| work | " + " | ".join(VARIANTS) + " |")
         print("|---" * (1 + len(VARIANTS)) + "|")
         for work, (build, shape) in NETWORKS.items():
@@ -138,7 +141,11 @@ def main() -> None:
                 continue
             check_same_work(build, shape)
             order = torch.channels_last if "channels last" in work else torch.contiguous_format
-            steps = {name: training_step(build, shape, order, prepare) for name, prepare in VARIANTS.items()}
+            torch.compiler.reset()
+            steps = {
+                name: training_step(build, shape, order, prepare, args.compile)
+                for name, prepare in VARIANTS.items()
+            }
             reference, *ratios = interleave(steps, rounds=args.rounds, warmup=3)
             cells = [work, f"{reference.milliseconds:.1f} ms", *map(str, ratios)]
             print("| " + " | ".join(cells) + " |", flush=True)
