@@ -133,7 +133,8 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         install(args.folder or Path(temporary))
-        print(f"{PEER} on the same PyTorch{", compiled" * args.compile}; {machine()}\n")
+        how = ", compiled" if args.compile else ""
+        print(f"{PEER} on the same PyTorch{how}; {machine()}\n")
         print("| work | " + " | ".join(VARIANTS) + " |")
         print("|---" * (1 + len(VARIANTS)) + "|")
         for work, (build, shape) in NETWORKS.items():
