@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from alignonce.layers import layer_kind
 from alignonce.rules import LearningRule, generator_for
+from alignonce.undisturbed import undisturbed
 
 __all__ = ["DirectFeedback", "Tap", "install", "states_of", "uninstall"]
 
@@ -283,16 +284,11 @@ def _trace(model: nn.Module, watched: dict[str, nn.Module], args: Any, kwargs: A
         return x.detach().requires_grad_() if x.is_floating_point() else x
 
     handles = [m.register_forward_hook(recorder(n), with_kwargs=True) for n, m in watched.items()]
-    modes = {module: module.training for module in model.modules()}
     try:
-        # Evaluation mode, so that BatchNorm's statistics stay; the random state is put back too.
-        model.eval()
         args, kwargs = tree_map_only(Tensor, differentiable, (args, kwargs))
-        with torch.enable_grad(), torch.random.fork_rng():
+        with undisturbed(model, "eval"):  # BatchNorm in training mode refuses a batch of one
             model(*args, **kwargs)
     finally:
-        for module, training in modes.items():
-            module.training = training
         for handle in handles:
             handle.remove()
     return runs

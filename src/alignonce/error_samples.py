@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils._pytree import tree_leaves
 
+from alignonce.undisturbed import undisturbed
+
 __all__ = ["ErrorSample", "sample_errors"]
 
 _ROWS = 4096
@@ -61,9 +63,8 @@ def sample_errors(
     handles = [
         layer.register_forward_hook(watch(name)) for name, layer in layers.items() if _has_plain_errors(layer)
     ]
-    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
-        with torch.enable_grad(), torch.random.fork_rng():
+        with undisturbed(model):
             results = tree_leaves(model(*args, **kwargs))
             outputs = [y for y in results if isinstance(y, Tensor) and y.requires_grad]
             errors = [torch.randn(y.shape, generator=generator).to(y) for y in outputs]
@@ -76,9 +77,6 @@ def sample_errors(
     finally:
         for handle in handles:
             handle.remove()
-        with torch.no_grad():
-            for buffer, old in before:
-                buffer.copy_(old)
     samples: dict[str, ErrorSample] = {}
     for name, of_layer in edges.items():
         calls = [_rows(layers[name], error) for error in islice(arrived, len(of_layer)) if error is not None]

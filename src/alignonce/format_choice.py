@@ -11,6 +11,7 @@ from torch.utils.benchmark import Timer
 
 from alignonce.formats import FP8, Dense, FeedbackFormat, Int8, LowRank
 from alignonce.layers import layer_kind
+from alignonce.undisturbed import undisturbed
 
 __all__ = ["Choice", "choose_formats"]
 
@@ -146,15 +147,10 @@ def _calls(
         return lambda _, args, kwargs: calls.setdefault(name, (args, kwargs)) and None
 
     handles = [m.register_forward_pre_hook(recorder(n), with_kwargs=True) for n, m in layers.items()]
-    modes = {module: module.training for module in model.modules()}
     try:
-        # Evaluation mode, so that BatchNorm's statistics stay; the random state is put back too.
-        model.eval()
-        with torch.no_grad(), torch.random.fork_rng():
+        with undisturbed(model, "eval"), torch.no_grad():
             model(*args, **kwargs)
     finally:
-        for module, training in modes.items():
-            module.training = training
         for handle in handles:
             handle.remove()
     return calls

@@ -1,7 +1,6 @@
 """What every measurement shares: how a model is called on a batch, and that it stays as it was."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,37 +14,6 @@ Batch = tuple[Any, Any]
 """(inputs, targets). Inputs are a tensor, a tuple of positional or a mapping of keyword arguments."""
 Loss = Callable[[Any, Any], Tensor]
 """(the model's output, targets) to a scalar: the mean over the batch."""
-
-
-@contextmanager
-def undisturbed(model: nn.Module, mode: str = "present") -> Iterator[None]:
-    """Within the context, gradients are on; after it, random state, modes and buffers are as before.
-
-    Args:
-        model: an unwrapped model.
-        mode: ``"present"`` leaves train and eval mode as they are, as a training step would find them;
-            ``"eval"`` makes the loss a function of the weights alone, as curvature and landscapes need it.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [
-        (module._buffers, name, buffer, buffer.detach().clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
-    devices = {t.device for t in (*model.parameters(), *model.buffers()) if t.device.type == "cuda"}
-    with torch.random.fork_rng([d.index for d in devices]), torch.enable_grad():
-        try:
-            if mode == "eval":
-                model.eval()
-            yield
-        finally:
-            for module, training in modes:
-                module.training = training
-            for holder, name, buffer, values in buffers:
-                # Through .data, so that a graph of the caller's which has saved the buffer stays valid.
-                buffer.data.copy_(values)
-                holder[name] = buffer
 
 
 def call(model: nn.Module, inputs: Any) -> Any:

@@ -18,9 +18,9 @@ from alignonce.diagnostics._measuring import (
     check_model,
     learnt_parameters,
     loss_on,
-    undisturbed,
 )
 from alignonce.model_access import exact_gradients
+from alignonce.undisturbed import undisturbed
 
 Matrix = Literal["hessian", "ggn"]
 

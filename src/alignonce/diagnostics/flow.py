@@ -7,15 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from alignonce.diagnostics._measuring import (
-    Batch,
-    Loss,
-    check_batch,
-    check_model,
-    forward_weights,
-    undisturbed,
-)
+from alignonce.diagnostics._measuring import Batch, Loss, check_batch, check_model, forward_weights
 from alignonce.diagnostics._recording import record
+from alignonce.undisturbed import undisturbed
 
 __all__ = ["GradientFlow", "gradient_flow", "log_variance", "log_variance_over_steps"]
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from alignonce.diagnostics._evaluation import evaluate, logits_and_labels
-from alignonce.diagnostics._measuring import Batch, Loss, call, check_batches, check_model, undisturbed
+from alignonce.diagnostics._measuring import Batch, Loss, call, check_batches, check_model
+from alignonce.undisturbed import undisturbed
 
 __all__ = ["Generalisation", "auroc", "expected_calibration_error", "generalisation"]
 

@@ -11,11 +11,11 @@ from alignonce.diagnostics._measuring import (
     check_model,
     forward_weights,
     learnt_parameters,
-    undisturbed,
 )
 from alignonce.diagnostics._recording import record
 from alignonce.diagnostics.agreement import Agreement, agreement
 from alignonce.model_access import exact_gradients
+from alignonce.undisturbed import undisturbed
 
 __all__ = ["GradientComparison", "compare_gradients"]
 

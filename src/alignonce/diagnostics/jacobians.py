@@ -5,16 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from alignonce.diagnostics._measuring import (
-    Batch,
-    Loss,
-    check_batch,
-    check_model,
-    forward_weights,
-    undisturbed,
-)
+from alignonce.diagnostics._measuring import Batch, Loss, check_batch, check_model, forward_weights
 from alignonce.diagnostics._recording import LayerCall, record, send_back
 from alignonce.layers import FeedbackLayer
+from alignonce.undisturbed import undisturbed
 
 __all__ = ["JacobianSpectrum", "layer_singular_values"]
 

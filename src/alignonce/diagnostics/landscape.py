@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from alignonce.diagnostics._evaluation import evaluate
-from alignonce.diagnostics._measuring import Batch, Loss, check_batches, check_model, undisturbed
+from alignonce.diagnostics._measuring import Batch, Loss, check_batches, check_model
 from alignonce.diagnostics._parameters import (
     Solution,
     parameter_vector,
@@ -20,6 +20,7 @@ from alignonce.diagnostics._parameters import (
 from alignonce.diagnostics.planes import Plane
 from alignonce.formats.compressed import CompressedFeedback
 from alignonce.model_access import feedback_weights, unwrap
+from alignonce.undisturbed import undisturbed
 
 __all__ = ["Interpolation", "Surface", "interpolate", "surface"]
 

@@ -8,16 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from alignonce.diagnostics._measuring import (
-    Batch,
-    Loss,
-    check_batch,
-    check_model,
-    forward_weights,
-    loss_on,
-    undisturbed,
-)
+from alignonce.diagnostics._measuring import Batch, Loss, check_batch, check_model, forward_weights, loss_on
 from alignonce.layers import FeedbackLayer
+from alignonce.undisturbed import undisturbed
 
 __all__ = [
     "EffectiveRank",

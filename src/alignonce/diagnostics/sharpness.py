@@ -19,10 +19,10 @@ from alignonce.diagnostics._measuring import (
     check_model,
     learnt_parameters,
     loss_on,
-    undisturbed,
 )
 from alignonce.diagnostics._parameters import parameters_restored
 from alignonce.model_access import exact_gradients
+from alignonce.undisturbed import undisturbed
 
 __all__ = ["Sharpness", "sharpness"]
 

@@ -9,11 +9,12 @@ from collections import defaultdict
 import torch
 from torch import Tensor, nn
 
-from alignonce.diagnostics._measuring import Batch, Loss, check_batch, check_model, undisturbed
+from alignonce.diagnostics._measuring import Batch, Loss, check_batch, check_model
 from alignonce.diagnostics._recording import LayerCall, record, send_back
 from alignonce.diagnostics.agreement import Agreement, agreement
 from alignonce.layers import FeedbackLayer, forward_weight_names
 from alignonce.model_access import feedback_weights, weight_names
+from alignonce.undisturbed import undisturbed
 
 __all__ = ["functional_alignment"]
 

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from alignonce.diagnostics._measuring import check_model, undisturbed
+from alignonce.diagnostics._measuring import check_model
+from alignonce.undisturbed import undisturbed
 
 __all__ = ["Row", "Tracker", "rows_of"]
 
