@@ -142,3 +142,18 @@ def test_every_rule_is_visible_on_a_dark_page(rule):
 
     contrast = (luminance(dark_page_color(rule)) + 0.05) / (luminance("#14171C") + 0.05)
     assert contrast > 3
+
+
+def test_panels_of_few_rules_stand_apart_from_those_of_many_and_name_their_own_rules():
+    def panel(*rules):
+        return Panel("", "dots", "points", tuple(Series(rule, 0, (1.0,)) for rule in rules))
+
+    many, few = ("bp", "fa", "soft:0.25", "soft:0.5", "soft:1"), ("bp", "soft:1")
+    axes = draw_plot(Plot("made", "Made", "", (panel(*many), panel(*few), panel(*few)))).axes
+    assert [len(ax.get_yticks()) for ax in axes] == [5, 2, 2]
+    tops = [ax.get_subplotspec().rowspan.start for ax in axes]
+    assert tops == [0, 1, 1]
+    assert [label.get_text() for label in axes[1].get_yticklabels()] == [
+        "backpropagation",
+        "soft alignment 1",
+    ]

@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from statistics import fmean, stdev
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -19,6 +20,8 @@ from alignonce.report.rules import label_of
 
 _WIDTH = 9.0
 _COLUMNS = 3
+_GRID = 6
+"""Columns of the grid: rows have one, two or three panels."""
 _LETTERS = 165
 """Of a caption, on one line."""
 _MOST_TICKS = 11
@@ -35,32 +38,56 @@ def draw_plot(plot: Plot) -> Figure:
     Returns:
         The figure, 9 inches wide.
     """
-    rules = plot.rules
-    columns = min(_COLUMNS, len(plot.panels))
-    if len(plot.panels) == 4:
-        columns = 2
-    count = math.ceil(len(plot.panels) / columns)
+    dots = all(panel.kind == "dots" for panel in plot.panels)
+    rows = list(_rows(plot.panels, apart=dots))
+    shown = [[r for r in plot.rules if any(r in panel.rules for panel in row.panels)] for row in rows]
+    heights = [0.85 + _ROW * len(rules) if dots else 2.5 for rules in shown]
     caption = textwrap.wrap(plot.caption, _LETTERS)
     with style():
-        dots = all(panel.kind == "dots" for panel in plot.panels)
-        height = 0.85 + _ROW * len(rules) if dots else 2.5
         figure = Figure(
-            figsize=(_WIDTH if columns > 1 else 0.75 * _WIDTH, 0.75 + 0.14 * len(caption) + count * height),
+            figsize=(
+                _WIDTH if len(plot.panels) > 1 else 0.75 * _WIDTH,
+                0.75 + 0.14 * len(caption) + sum(heights),
+            ),
             layout="constrained",
         )
         FigureCanvasAgg(figure)
-        grid = figure.subplots(count, columns, squeeze=False).flatten()
-        for place, (axes, panel) in enumerate(zip(grid, plot.panels, strict=False)):
-            axes.set_title("\n".join(textwrap.wrap(panel.title, int(9 * figure.get_figwidth() / columns))))
-            if panel.kind == "dots":
-                _draw_dots(axes, panel, rules, named=place % columns == 0 or not dots)
-            else:
-                _draw_lines(axes, panel, rules)
-        for axes in grid[len(plot.panels) :]:
-            axes.set_visible(False)
-        _add_title(figure, plot.title, [] if dots else rules)
+        grid = figure.add_gridspec(len(rows), _GRID, height_ratios=heights)
+        for height, (row, rules) in enumerate(zip(rows, shown, strict=True)):
+            width = _GRID // row.columns
+            for place, panel in enumerate(row.panels):
+                axes = figure.add_subplot(grid[height, place * width : (place + 1) * width])
+                letters = int(9 * figure.get_figwidth() / row.columns)
+                axes.set_title("\n".join(textwrap.wrap(panel.title, letters)))
+                if panel.kind == "dots":
+                    _draw_dots(axes, panel, rules, named=place == 0 or not dots)
+                else:
+                    _draw_lines(axes, panel, rules)
+        _add_title(figure, plot.title, [] if dots else plot.rules)
         figure.supxlabel("\n".join(caption), x=0.005, ha="left", fontsize=7, color="#555555")
     return figure
+
+
+class _Row(NamedTuple):
+    """Panels next to each other, and how many there is room for."""
+
+    panels: Sequence[Panel]
+    columns: int
+
+
+def _rows(panels: Sequence[Panel], apart: bool) -> Iterator[_Row]:
+    """Deal panels out to rows; if wanted, those of few and those of many rules apart."""
+    groups: list[list[Panel]] = []
+    for panel in panels:
+        counts = len(panel.rules), len(groups[-1][0].rules) if groups else 0
+        if groups and (not apart or 2 * min(counts) > max(counts)):
+            groups[-1].append(panel)
+        else:
+            groups.append([panel])
+    for group in groups:
+        columns = 2 if len(group) == 4 else min(_COLUMNS, len(group))
+        for first in range(0, len(group), columns):
+            yield _Row(group[first : first + columns], columns)
 
 
 def _draw_dots(axes: Axes, panel: Panel, rules: Sequence[str], named: bool) -> None:

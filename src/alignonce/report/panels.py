@@ -56,6 +56,11 @@ class Panel:
     """How exactly the numbers are written beneath."""
 
     @property
+    def rules(self) -> tuple[str, ...]:
+        """The learning rules in it, in order of appearance."""
+        return tuple(dict.fromkeys(series.rule for series in self.series))
+
+    @property
     def has_numbers(self) -> bool:
         """Whether there is anything to draw."""
         return bool(self.intervals) or any(
@@ -84,7 +89,7 @@ class Plot:
     @property
     def rules(self) -> tuple[str, ...]:
         """The learning rules in it, in order of appearance."""
-        return tuple(dict.fromkeys(series.rule for panel in self.panels for series in panel.series))
+        return tuple(dict.fromkeys(rule for panel in self.panels for rule in panel.rules))
 
 
 def dots(
