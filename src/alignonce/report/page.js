@@ -124,7 +124,8 @@
     const plot = data.plots[element.dataset.plot];
     const panel = plot.panels[Number(element.dataset.panel)];
     const dots = panel.kind === "dots";
-    const chosen = plot.rules.filter((rule) => shown.rule.has(rule));
+    const measured = new Set(panel.series.map((series) => series.rule));
+    const chosen = plot.rules.filter((rule) => shown.rule.has(rule) && measured.has(rule));
     const traces = chosen.flatMap((rule) => {
       const own = panel.series.filter((series) => series.rule === rule && shown.seed.has(series.seed));
       return dots ? dotTraces(panel, rule, own) : lineTraces(panel, rule, own);
@@ -138,6 +139,7 @@
     const layout = {
       margin: { l: 10, r: 14, t: 8, b: 10 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: text, size: 12, family: getComputedStyle(document.body).fontFamily }, showlegend: false, hovermode: "closest",
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: soft, activecolor: text },
       hoverlabel: { bgcolor: raised, bordercolor: line, font: { color: text }, align: "left" },
       // On a touch screen a finger that crosses a figure scrolls the page.
       dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
@@ -162,7 +164,9 @@
     if (!traces.length) {
       layout.annotations.push({ text: "nothing chosen was measured", showarrow: false, font: { color: soft }, x: 0.5, y: 0.5, xref: "paper", yref: "paper" });
     }
-    Plotly.react(element, traces, layout, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] });
+    // Without a pointer to hover, the buttons would always lie on the upper right of what they are for.
+    const displayModeBar = matchMedia("(hover: none)").matches ? false : "hover";
+    Plotly.react(element, traces, layout, { responsive: true, displaylogo: false, displayModeBar, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] });
   }
 
   const axes = [...document.querySelectorAll(".axes")];
