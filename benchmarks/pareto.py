@@ -150,6 +150,7 @@ def add_times(data: ImageData, args: argparse.Namespace) -> None:
 def report(args: argparse.Namespace) -> None:
     """Print the table and draw the figure of what was measured of a network."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator
 
     accuracies = [
         row
@@ -176,6 +177,10 @@ def report(args: argparse.Namespace) -> None:
             marker=MARKERS[len(axes.containers) % len(MARKERS)], label=f"{name}: {ratio:.2f}, {mean:.4f}",
         )  # fmt: skip
     axes.axvline(1, color="grey", linewidth=0.8)
+    axes.set_xscale("log")  # formats that save time lie close together, those that cost time far apart
+    axes.xaxis.set_major_locator(FixedLocator([0.7, 0.75, 0.8, 0.9, 1, 1.2, 1.5, 2]))
+    axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set(xlabel="time of a training step / backpropagation's", ylabel="test accuracy")
     axes.set_title(f"Feedback formats: {args.network}, Fashion-MNIST, {accuracies[0]['epochs']} epochs")
     axes.legend(title="format: time, accuracy", fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
