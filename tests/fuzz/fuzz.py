@@ -1,4 +1,4 @@
-"""Fuzz one target, guided by coverage: python tests/fuzz/fuzz.py TARGET SECONDS. Needs atheris."""
+"""Fuzz one target, guided by coverage: python tests/fuzz/fuzz.py TARGET SECONDS [-seed=1]. Needs atheris."""
 
 import sys
 
@@ -10,7 +10,7 @@ with atheris.instrument_imports(include=["alignonce.experiments", "pydantic"]):
 
 def main() -> None:
     """Until the time is over; libFuzzer ends the process with an error at a crash, a hang or 2 GB."""
-    name, seconds = sys.argv[1:]
+    name, seconds, *others = sys.argv[1:]
     limits = [
         f"-max_total_time={seconds}",
         "-timeout=5",
@@ -18,7 +18,7 @@ def main() -> None:
         "-max_len=400",
         "-print_final_stats=1",
     ]
-    atheris.Setup([sys.argv[0], *limits], lambda content: targets.run(name, content))
+    atheris.Setup([sys.argv[0], *limits, *others], lambda content: targets.run(name, content))
     atheris.Fuzz()
 
 
