@@ -12,7 +12,7 @@ from alignonce.format_choice import Choice, choose_formats
 from alignonce.formats import Dense, FeedbackFormat
 from alignonce.formats.compressed import CompressedFeedback, HeldFeedback, as_matrix
 from alignonce.layers import forward_weight_names
-from alignonce.model_access import Inputs, call_arguments, exact_gradients, weight_names
+from alignonce.model_access import Inputs, call_arguments, exact_gradients
 from alignonce.rules import Backpropagation, LearningRule
 from alignonce.summary import FeedbackRow, cosine_similarity
 
@@ -30,6 +30,7 @@ class Compression:
     Args:
         model: the model.
         layers: its layers that are to carry errors through feedback weights, by name.
+        names: of all forward weights of the model, by identity.
         format: what was asked for, checked by :func:`check_format`.
         inputs: a batch, if there is one.
         convert: as for :func:`alignonce.format_choice.choose_formats`.
@@ -42,11 +43,11 @@ class Compression:
         self,
         model: nn.Module,
         layers: Mapping[str, nn.Module],
+        names: Mapping[int, str],
         format: AskedFormat,
         inputs: Inputs | None,
         convert: Callable[[nn.Module, FeedbackFormat], float],
     ) -> None:
-        names = weight_names(model)
         self._format = format
         self._measured: dict[str, Choice] = {}
         self._errors: dict[str, ErrorSample] = {}

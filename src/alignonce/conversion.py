@@ -121,10 +121,10 @@ def set_learning_rule(
             + ("" if where is None else " among the modules that where= selects")
         )
 
-    carriers = {name: layer for name, layer in layers.items() if not _is_norm(layer)}
-    compression = Compression(model, carriers, format, inputs, _aligned)
-    feedback: dict[int, HeldFeedback] = {}
     names = weight_names(model)
+    carriers = {name: layer for name, layer in layers.items() if not _is_norm(layer)}
+    compression = Compression(model, carriers, names, format, inputs, _aligned)
+    feedback: dict[int, HeldFeedback] = {}
     depths = {key: depth for depth, key in enumerate(names)}
     rows: list[FeedbackRow] = []
     for name, layer in layers.items():

@@ -14,6 +14,7 @@ from test_formats import (
     distance,
     every_format,
     every_kind,
+    made,
     random,
     run,
     with_dense_feedback,
@@ -34,11 +35,11 @@ def tolerance(format: FeedbackFormat, dtype: torch.dtype = torch.float32) -> flo
     return ROUNDING[dtype] + next((t for word, t in FEW_BITS.items() if word in repr(format)), 0)
 
 
-def wide() -> nn.Sequential:
+def wide() -> nn.Module:
     """Sizes that the kernels for few bits ask for, and a layer of another size."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return nn.Sequential(nn.Linear(96, 64), nn.Tanh(), nn.Linear(64, 128), nn.Tanh(), nn.Linear(128, 10))
+    return made(
+        lambda: nn.Sequential(nn.Linear(96, 64), nn.Tanh(), nn.Linear(64, 128), nn.Tanh(), nn.Linear(128, 10))
+    )
 
 
 def gradients(model: nn.Module, x: Tensor) -> list[Tensor]:
@@ -59,8 +60,7 @@ def close(ours: list[Tensor], expected: list[Tensor], limit: float) -> None:
 def test_layer_equals_the_layer_with_the_decompressed_feedback_weight(
     kind: Kind, format: FeedbackFormat, dtype: torch.dtype
 ) -> None:
-    torch.manual_seed(0)
-    layer = kind.layer().to(DEVICE, dtype)
+    layer = made(kind.layer).to(DEVICE, dtype)
     set_learning_rule(layer, SAME, format=format)
     inputs = tuple(random(*shape).to(DEVICE, dtype) for shape in kind.shapes)
     output, grads, weight_grads = run(layer, inputs)
@@ -139,7 +139,9 @@ def test_low_rank_is_fitted_on_the_device_as_on_the_cpu() -> None:
     x = random(256, 96).double()
     models = [wide().double(), wide().double().to(DEVICE)]
     for model in models:
-        summary = set_learning_rule(model, SAME, format=LowRank(rank=16), inputs=x.to(model[0].weight.device))
+        summary = set_learning_rule(
+            model, SAME, format=LowRank(rank=16), inputs=x.to(next(model.parameters()).device)
+        )
         assert "fitted" in str(summary)
     for (_, _, a), (_, _, b) in zip(*map(feedback_weights, models), strict=True):
         torch.testing.assert_close(b.cpu(), a, rtol=1e-5, atol=1e-6)

@@ -53,11 +53,11 @@ def draw_plot(plot: Plot) -> Figure:
         )
         FigureCanvasAgg(figure)
         grid = figure.add_gridspec(len(rows), _GRID, height_ratios=heights)
-        for height, (row, rules) in enumerate(zip(rows, shown, strict=True)):
+        for level, (row, rules) in enumerate(zip(rows, shown, strict=True)):
             width = _GRID // row.columns
+            letters = int(9 * figure.get_figwidth() / row.columns)
             for place, panel in enumerate(row.panels):
-                axes = figure.add_subplot(grid[height, place * width : (place + 1) * width])
-                letters = int(9 * figure.get_figwidth() / row.columns)
+                axes = figure.add_subplot(grid[level, place * width : (place + 1) * width])
                 axes.set_title("\n".join(textwrap.wrap(panel.title, letters)))
                 if panel.kind == "dots":
                     _draw_dots(axes, panel, rules, named=place == 0 or not dots)
