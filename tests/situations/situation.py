@@ -1,8 +1,8 @@
 """What a situation is: something that a user does to a model, and what must come of it.
 
 A situation is a row of the table in docs/situations.md ("what happens if ..."), which table.py writes. Each
-is crossed with kinds of layers, rules and formats. Its outcome is *right* (the gradients are those of the rule,
-held against B put in by hand in float64) or *refused* (an error whose words are checked).
+is crossed with kinds of layers, rules and formats. Its outcome is *right* (the gradients are those of the
+rule, held against B put in by hand in float64) or *refused* (an error whose words are checked).
 """
 
 import re
