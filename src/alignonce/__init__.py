@@ -1,10 +1,10 @@
 """Train deep networks without weight transport, and measure what that does."""
 
-from importlib.metadata import version
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from alignonce.audit import TransportReport, audit_weight_transport
 from alignonce.conversion import set_learning_rule
-from alignonce.diagnostics.alignment import alignment
 from alignonce.direct import DirectFeedback
 from alignonce.evolution import evolve
 from alignonce.evolving_rules import KolenPollack, PeriodicAlignment, SignSymmetry, WeightMirror
@@ -14,7 +14,10 @@ from alignonce.noise_pretraining import pretrain_on_noise
 from alignonce.rules import Backpropagation, LearningRule, RandomFeedback, SoftAlignment
 from alignonce.summary import RuleSummary
 
-__version__ = version("alignonce")
+if TYPE_CHECKING:
+    from alignonce.diagnostics.alignment import alignment
+
+__version__ = "0.1.0"
 
 __all__ = [
     "FP8",
@@ -45,3 +48,15 @@ __all__ = [
     "pretrain_on_noise",
     "set_learning_rule",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Diagnostics are a third of this library's import time, and a program that only trains needs none.
+    if name in ("alignment", "diagnostics"):
+        diagnostics = importlib.import_module("alignonce.diagnostics")
+        return diagnostics if name == "diagnostics" else diagnostics.alignment
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,17 +1,21 @@
 """``format="auto"``: which feedback format pays for each layer, measured on this device."""
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
-from torch.utils.benchmark import Timer
 
 from alignonce.formats import FP8, Dense, FeedbackFormat, Int8, LowRank
 from alignonce.layers import layer_kind
 from alignonce.undisturbed import undisturbed
+
+if TYPE_CHECKING:
+    from torch.utils.benchmark import Timer
 
 __all__ = ["Choice", "choose_formats"]
 
@@ -121,6 +125,9 @@ def seconds_of(probes: Mapping[FeedbackFormat, Probe]) -> dict[FeedbackFormat, f
 
 
 def _timer(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Timer:
+    # Here, for it brings setuptools with it, and takes longer to import than all of this library.
+    from torch.utils.benchmark import Timer
+
     def differentiable(x: Tensor) -> Tensor:
         return x.detach().requires_grad_() if x.is_floating_point() else x
 

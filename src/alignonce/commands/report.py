@@ -71,6 +71,7 @@ def reproduce(
     """
     from rich.console import Console
 
+    import alignonce.report  # noqa: F401  a package that it misses is to be known before the runs, not after
     from alignonce.experiments.studies.folder import StudyFolder
     from alignonce.experiments.studies.study import load_study
 
