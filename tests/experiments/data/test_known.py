@@ -133,6 +133,7 @@ def test_extra_and_unlabelled_splits_are_left_out(tmp_path):
     assert svhn.train_images[:, 0, 0, 0].tolist() == list(range(1, 21))
     assert svhn.test_images[:, 0, 0, 0].tolist() == list(range(31, 51))
     assert (len(stl10.train_images), len(stl10.test_images)) == (20, 30)
+    assert stl10.source.endswith("(splits train and test; not used: unlabeled)")
 
 
 def test_cifar100_has_its_fine_labels(tmp_path):

@@ -432,6 +432,49 @@ def test_folder_without_parts_is_split_by_class(tmp_path):
     assert "80/20" in data.source
 
 
+@pytest.mark.parametrize(
+    ("folders", "tested_on", "said"),
+    [
+        (["train", "test"], "test", ", tested on test/"),
+        (["train", "val"], "val", ", tested on val/"),
+        (["train", "valid"], "valid", ", tested on valid/"),
+        (["train", "validation"], "validation", ", tested on validation/"),
+        (["train", "val", "test"], "test", ", tested on test/, val/ kept apart"),
+        (
+            ["train", "validation", "val", "test"],
+            "test",
+            ", tested on test/, val/ and validation/ kept apart",
+        ),
+        (["train", "val", "more", "raw"], "val", ", tested on val/, not used: more/, raw/"),
+        (["train"], "train", ", train/ divided 80/20"),
+        (["train", "more"], "train", ", train/ divided 80/20, not used: more/"),
+    ],
+)
+def test_parts_of_a_folder_are_what_they_are_called_and_the_source_says_which_were_used(
+    tmp_path, folders, tested_on, said
+):
+    for value, part in enumerate(folders):
+        for copy in range(2):
+            write_image(tmp_path / part / "a" / f"{copy}.png", value=value)
+    data = load_data(str(tmp_path))
+    assert data.train_images.unique().tolist() == [folders.index("train")]
+    assert data.test_images.unique().tolist() == [folders.index(tested_on)]
+    assert data.source == f"the folder {tmp_path}{said}"
+
+
+def test_images_beside_the_parts_are_counted(tmp_path):
+    for file in ("train/a/0.png", "val/a/0.png", "0.png", "1.png"):
+        write_image(tmp_path / file)
+    assert load_data(str(tmp_path)).source.endswith("not used: 2 images beside train/")
+
+
+def test_classes_may_be_called_like_parts(tmp_path):
+    for name in ("valid", "training"):
+        for copy in range(2):
+            write_image(tmp_path / name / f"{copy}.png")
+    assert load_data(str(tmp_path)).classes == ("training", "valid")
+
+
 def test_greyscale_images_become_rgb_beside_rgb_images(tmp_path):
     write_image(tmp_path / "train/a/0.png", value=50)
     write_image(tmp_path / "train/b/0.png", value=60, mode="RGB")
@@ -466,7 +509,17 @@ def test_transparent_and_broken_images_are_named(tmp_path):
         (["train/a/0.png", "test/b/0.png"], "b: not a class of the training images, which are a"),
         (["a/0.png", "test/b/0.png"], "a test folder but no train folder"),
         (["train/a/0.png", "train/0.png"], r"0\.png: an image must lie in its class's folder"),
-        (["train/0.png"], "one folder of images per class, got none"),
+        (["train/0.png", "val/a/0.png"], "train: there must be one folder of images per class, got none"),
+        (["a/0.png", "val/a/0.png"], "a val folder but no train folder"),
+        (["test/a/0.png"], "a test folder but no train folder"),
+        (["validation/a/0.png"], "a validation folder but no train folder"),
+        (["Train/a/0.png"], "got Train: rename it to train"),
+        (["training/a/0.png", "test/a/0.png"], "got training: rename it to train"),
+        (["train/a/0.png", "Val/a/0.png"], "got Val: rename it to val"),
+        (["train/a/0.png", "tests/a/0.png"], "got tests: rename it to test"),
+        (["train/a/0.png", "dev/a/0.png"], "got dev: rename it to val"),
+        (["train/a/0.png", "val/a/0.png", "valid/a/0.png"], "val and valid could each be the test images"),
+        (["train/a/0.png", "val/0.png"], r"0\.png: an image must lie in its class's folder"),
         (["a/0.png", "b/readme.txt"], "b: the class has no images"),
         (["a/0.png"], "at least 2 examples"),
     ],

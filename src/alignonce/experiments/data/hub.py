@@ -184,13 +184,15 @@ def _from_hub_dataset(dataset: Any, name: str, source: str) -> ImageData:
         raise ValueError(f"{source}: an image cannot be decoded: {error}") from error
     values = list(chain.from_iterable(split[label_column][:] for split in used))
     labels, classes = _label_numbers(values, used[0].features[label_column], source)
+    left = [name for name in splits if name not in (train_name, test_name)]
+    unused = f"; not used: {', '.join(left)}" if left else ""
     if test_name is not None:
         count = len(used[0])
         train, test = np.arange(count), np.arange(count, len(images))
-        source = f"{source} (splits {train_name} and {test_name})"
+        source = f"{source} (splits {train_name} and {test_name}{unused})"
     else:
         train, test = stratified_split(labels)
-        source = f"{source} (split {train_name}, divided 80/20)"
+        source = f"{source} (split {train_name}, divided 80/20{unused})"
     return from_arrays(name, source, (images[train], labels[train]), (images[test], labels[test]), classes)
 
 

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 __all__ = ["DataUnavailable", "ImageData", "load_data", "load_data_or_digits"]
 
+_VALIDATION = ("val", "valid", "validation")
+PARTS = ("train", "test", *_VALIDATION)
+"""What the parts of a folder of images may be called."""
+_NEAR_MISSES = {"training": "train", "trn": "train", "testing": "test", "tests": "test", "dev": "val"}
+
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
 
 
@@ -38,7 +43,8 @@ def load_data(
         name: "fashion-mnist"; "digits" (scikit-learn's, 8x8, divided 80/20); "svhn", "cifar10", "cifar100",
             "stl10" or "tiny-imagenet", from a folder of this name in the cache, in the hub's format or of
             images, or else from a hub; the path of an .npz file;
-            the path of a folder of images (train/<class>/ and test/<class>/, or <class>/, divided 80/20),
+            the path of a folder of images (train/<class>/ and test/<class>/, or <class>/, divided 80/20;
+            without test/, val/, valid/ or validation/ is the test set, and beside test/ it is kept apart),
             or of a folder that the datasets library opens or wrote; or "hub:owner/name", a data set on a hub.
         cache: Where fetched data are kept; by default $ALIGNONCE_DATA, or else ~/.cache/alignonce.
         hub: Whether a hub may be asked over the network.
@@ -155,7 +161,19 @@ def _is_image_folder(folder: Path) -> bool:
     # A metadata file holds the labels in the hub's own layout, where folders do not name classes.
     if any(folder.glob("metadata.*")) or any(folder.glob("*/metadata.*")):
         return False
-    return any(_images_in(classes) for root in (folder, folder / "train") for classes in _folders_in(root))
+    return _holds_classes(folder) or any(
+        _holds_classes(path) for path in _folders_in(folder) if _part_meant(path.name) is not None
+    )
+
+
+def _holds_classes(folder: Path) -> bool:
+    return any(_images_in(path) for path in _folders_in(folder))
+
+
+def _part_meant(name: str) -> str | None:
+    """The part of the data that a folder's name stands for, as it is to be written; None if it is no part."""
+    name = name.lower()
+    return name if name in PARTS else _NEAR_MISSES.get(name)
 
 
 def _folders_in(folder: Path) -> list[Path]:
@@ -170,16 +188,47 @@ def _images_in(folder: Path) -> list[Path]:
     )
 
 
+def _parts_of(folder: Path) -> tuple[Path, Path | None, str]:
+    """The folders of training and of test images (None: to be divided), and what is to be said of it."""
+    folders = {path.name: path for path in _folders_in(folder)}
+    for name, path in folders.items():
+        part = _part_meant(name)
+        if part not in (None, name) and not _images_in(path) and _holds_classes(path):
+            raise ValueError(
+                f"{path}: the parts of a folder of images are called {', '.join(PARTS)}, "
+                f"got {name}: rename it to {part}, or move it elsewhere"
+            )
+    if "train" not in folders:
+        # A class may be called valid: its folder holds images, and that of a part holds folders.
+        for name in PARTS:
+            if name in folders and (name == "test" or _holds_classes(folders[name])):
+                raise ValueError(
+                    f"{folder}: there is a {name} folder but no train folder; give both or neither"
+                )
+        return folder, None, ", divided 80/20"
+    held_out = [name for name in ("test", *_VALIDATION) if name in folders]
+    if len(held_out) > 1 and "test" not in held_out:
+        raise ValueError(
+            f"{folder}: {' and '.join(held_out)} could each be the test images; call one of them test"
+        )
+    left = [f"{name}/" for name in folders if name != "train" and name not in held_out]
+    if loose := len(_images_in(folder)):
+        left.append(f"{loose} images beside train/")
+    said = f", tested on {held_out[0]}/" if held_out else ", train/ divided 80/20"
+    if held_out[1:]:
+        said += f", {' and '.join(f'{name}/' for name in held_out[1:])} kept apart"
+    if left:
+        said += f", not used: {', '.join(left)}"
+    return folders["train"], folders[held_out[0]] if held_out else None, said
+
+
 def _load_image_folder(folder: Path, name: str) -> ImageData:
-    has_train, has_test = (folder / "train").is_dir(), (folder / "test").is_dir()
-    if has_test and not has_train:
-        raise ValueError(f"{folder}: there is a test folder but no train folder; give both or neither")
-    train_root = folder / "train" if has_train else folder
+    train_root, test_root, said = _parts_of(folder)
     classes = tuple(path.name for path in _folders_in(train_root))
     if not classes:
         raise ValueError(f"{train_root}: there must be one folder of images per class, got none")
     train_files = _labelled_files(train_root, classes)
-    test_files = _labelled_files(folder / "test", classes) if has_test else []
+    test_files = [] if test_root is None else _labelled_files(test_root, classes)
     files = train_files + test_files
     try:
         images = stack_images(_opened([path for path, _ in files]))
@@ -188,12 +237,11 @@ def _load_image_folder(folder: Path, name: str) -> ImageData:
             f"images are read with Pillow, which is missing ({error}); pip install 'alignonce[experiments]'"
         ) from error
     labels = np.array([label for _, label in files], dtype=np.int64)
-    if has_test:
-        train, test = np.arange(len(train_files)), np.arange(len(train_files), len(files))
-        source = f"the folder {folder}"
-    else:
+    if test_root is None:
         train, test = stratified_split(labels)
-        source = f"the folder {folder}, divided 80/20"
+    else:
+        train, test = np.arange(len(train_files)), np.arange(len(train_files), len(files))
+    source = f"the folder {folder}{said}"
     return from_arrays(name, source, (images[train], labels[train]), (images[test], labels[test]), classes)
 
 
