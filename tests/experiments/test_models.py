@@ -10,6 +10,8 @@ from alignonce import alignment, audit_weight_transport, evolve, feedback_weight
 from alignonce.experiments.config import RunConfig
 from alignonce.experiments.data import load_data
 from alignonce.experiments.models import Normalise, build_model, build_run_model
+from alignonce.experiments.models.residual_block import ResidualBlock
+from alignonce.experiments.models.vit import Block
 from alignonce.experiments.network_config import NetworkConfig
 from alignonce.experiments.rule_specs import KNOWN_RULES
 from alignonce.experiments.training import as_pixels, train
@@ -32,6 +34,8 @@ def test_mlp_has_the_configured_layers():
     model = build(depth=3, width=20)
     shapes = [tuple(m.weight.shape) for m in model.modules() if isinstance(m, nn.Linear)]
     assert shapes == [(20, 64), (20, 20), (20, 20), (10, 20)]
+    assert NetworkConfig(depth=3, width=20).size_words == "3 hidden layers of 20"
+    assert NetworkConfig(depth=1, width=20).size_words == "1 hidden layer of 20"
 
 
 # Counted by hand from the papers' tables, for 32x32 colour images and ten classes.
@@ -45,6 +49,22 @@ def test_mlp_has_the_configured_layers():
 )
 def test_networks_of_the_papers_have_their_real_sizes(network, parameters):
     assert sum(p.numel() for p in build(shape=(3, 32, 32), **network).parameters()) == parameters
+
+
+@pytest.mark.parametrize(
+    ("network", "part", "words"),
+    [
+        ({"model": "resnet", "depth": 2, "width": 4}, ResidualBlock, "6 residual blocks of 4 to 16 channels"),
+        ({"model": "vgg", "depth": 13, "width": 4}, nn.Conv2d, "10 convolutions of 4 to 32 channels"),
+        ({"model": "resnet18", "width": 4}, ResidualBlock, "8 residual blocks of 4 to 32 channels"),
+        ({"model": "vit", "depth": 2, "width": 16}, Block, "2 blocks of 16"),
+        ({"model": "lstm", "width": 16}, nn.LSTM, "1 layer of 16"),
+    ],
+)
+def test_size_in_words_is_that_of_the_network(network, part, words):
+    assert NetworkConfig(**network).size_words == words
+    modules = [module for module in build(**network).modules() if isinstance(module, part)]
+    assert len(modules) == int(words.split()[0])
 
 
 def test_initial_weights_of_attention_have_the_deviation_of_each_projection():

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +107,38 @@ def test_a_study_without_a_finished_run_has_no_report(finished, tmp_path, capsys
     (tmp_path / "study.json").write_text((finished / "out" / "study.json").read_text())
     assert cli.main(["report", str(tmp_path)]) == 2
     assert "holds no finished run" in capsys.readouterr().err
+
+
+def test_study_of_varied_settings_only_is_counted_and_no_empty_table_is_printed(tmp_path, capsys):
+    train = {name: value for name, value in TRAIN.items() if name != "depth"} | {"limit": 100}
+    part = {
+        "name": "depth",
+        "title": "Depth",
+        "rules": ["bp", "fa"],
+        "train": train,
+        "vary": {"depth": [1, 2]},
+    }
+    study = {"name": "varied", "title": "Varied", "seeds": [0, 1], "parts": [part]}
+    (tmp_path / "varied.yaml").write_text(yaml.safe_dump(study))
+    args = ["study", "run", str(tmp_path / "varied.yaml"), "--out", str(tmp_path / "out"), "--together"]
+    assert cli.main([*args, "--workers", "1"]) == 0
+    capsys.readouterr()
+    assert cli.main(["report", str(tmp_path / "out")]) == 0
+    *bars, judged, place = capsys.readouterr().out.splitlines()
+    assert [bar.split("━")[0].strip() for bar in bars] == ["judging claims", "drawing the report"]
+    verdicts = (tmp_path / "out" / "report" / "verdicts.csv").read_text().splitlines()[1:]
+    assert sum(int(count) for count in re.findall(r"\d+", judged)) == len(verdicts) > 0
+    assert place.startswith("Report: ")
+
+
+def test_study_of_one_rule_has_no_verdicts_and_says_so(tmp_path, capsys):
+    part = {"name": "one", "title": "One", "rules": ["bp"], "train": TRAIN | {"limit": 100}}
+    study = {"name": "one", "title": "One", "seeds": [0], "parts": [part]}
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump(study))
+    args = ["study", "run", str(tmp_path / "one.yaml"), "--out", str(tmp_path / "out"), "--workers", "1"]
+    assert cli.main(args) == 0
+    assert cli.main(["report", str(tmp_path / "out")]) == 0
+    assert "No claim could be judged" in capsys.readouterr().out
 
 
 def test_results_are_published_between_the_comments(finished, tmp_path):

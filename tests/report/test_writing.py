@@ -31,8 +31,11 @@ def content():
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory, content):
-    out = tmp_path_factory.mktemp("report")
-    return out, write_report(content, out)
+    out, told = tmp_path_factory.mktemp("report"), []
+    files = write_report(content, out, lambda done, total: told.append((done, total)))
+    pictures = len(list(out.glob("figures/*.png")))
+    assert told == [(done, pictures) for done in range(1, pictures + 1)]
+    return out, files
 
 
 def test_listed_files_are_those_written(written):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,20 +84,29 @@ def reproduce(
 
 
 def _write(folder: StudyFolder, console: Console) -> None:
-    from rich.progress import Progress
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from alignonce.experiments.claims import findings_table
+    from alignonce.experiments.claims import findings_count, findings_table
     from alignonce.report import write_report
     from alignonce.report.gathering import gather
 
-    with Progress(console=console, transient=True) as bars:
-        task = bars.add_task("judging claims", total=None)
-        content = gather(folder, lambda done, total: bars.update(task, completed=done, total=total))
-        bars.update(task, description="drawing the report", total=None)
-        files = write_report(content, folder.path / "report")
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console) as bars:
+
+        def bar(title: str) -> Callable[[int, int], None]:
+            task = bars.add_task(title, total=None)
+            return lambda done, total: bars.update(task, completed=done, total=total)
+
+        content = gather(folder, bar("judging claims"))
+        files = write_report(content, folder.path / "report", bar("drawing the report"))
     # Findings at single settings of a part are too many for a terminal.
     main = [finding for finding in content.findings if not finding.cell]
-    console.print(findings_table(main))
-    if more := len(content.findings) - len(main):
-        print(f"And {more} findings at each depth, learning rate and so on: see the report.")
+    of_settings = [finding for finding in content.findings if finding.cell]
+    if main:
+        console.print(findings_table(main))
+        print(f"{findings_count(main)}.")
+    if of_settings:
+        print(f"At each depth, learning rate and so on: {findings_count(of_settings)}; see the report.")
+    if not content.findings:
+        print("No claim could be judged: each needs runs of the rules that it compares, and their measures.")
     print(f"Report: {files[0]}")

@@ -217,13 +217,9 @@ def _final(run: RunRecord, score: Score) -> float | None:
 
 def _describe(runs: Sequence[RunRecord]) -> str:
     config, data = runs[0].config, runs[0].summary.data
-    depth, width = config.size
-    size = {"mlp": f"{depth} hidden layers of {width}", "resnet": f"{3 * depth} blocks"}.get(
-        config.model, f"depth {depth}, width {width}"
-    )
     seeds = sorted({run.config.seed for run in runs})
     return (
-        f"{data.name} ({data.train_images:,} training examples), {config.model}, {size}, "
+        f"{data.name} ({data.train_images:,} training examples), {config.model}, {config.size_words}, "
         f"{config.optimizer} at {config.learning_rate:g}, batches of {config.batch_size}, "
         + (f"seed {seeds[0]}" if len(seeds) == 1 else f"mean ± s.d. over {len(seeds)} seeds")
     )

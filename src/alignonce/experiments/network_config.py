@@ -157,6 +157,22 @@ class NetworkConfig(BaseModel):
         return self.depth or defaults.depth, self.width or defaults.width
 
     @property
+    def size_words(self) -> str:
+        """Depth and width in words, as they are meant in this network, such as "10 hidden layers of 256"."""
+        depth, width = self.size
+        counts: dict[str, tuple[int, str]] = {
+            "mlp": (depth, "hidden layer"),
+            "resnet": (3 * depth, "residual block"),
+            "vgg": (depth - 3, "convolution"),  # the paper's layers are counted with three linear ones
+            "resnet18": (8, "residual block"),
+            "lstm": (depth, "layer"),
+        }
+        count, unit = counts.get(self.model, (depth, "block"))
+        widest = {"resnet": 4, "vgg": 8, "resnet18": 8}.get(self.model)
+        of_width = f"{width} to {widest * width} channels" if widest else f"{width}"
+        return f"{count} {unit}{'' if count == 1 else 's'} of {of_width}"
+
+    @property
     def first_weights(self) -> Init:
         """How forward weights begin."""
         return self.init or _DEFAULTS[self.model].init

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,9 @@ _VERDICT_TYPES = {
 }  # fmt: skip
 
 
-def write_report(content: ReportContent, out: Path) -> list[Path]:
+def write_report(
+    content: ReportContent, out: Path, on_progress: Callable[[int, int], None] | None = None
+) -> list[Path]:
     """Write a report into a folder; files of an earlier report there are replaced.
 
     | file | what is in it |
@@ -45,6 +49,7 @@ def write_report(content: ReportContent, out: Path) -> list[Path]:
     Args:
         content: of the report.
         out: the folder.
+        on_progress: called with the number of figures drawn, which take nearly all of the time, and of all.
 
     Returns:
         The files.
@@ -62,12 +67,16 @@ def write_report(content: ReportContent, out: Path) -> list[Path]:
     }
     files += write_table(columns, _FACT_TYPES, out / "numbers")
     files += write_table(_verdict_columns(content), _VERDICT_TYPES, out / "verdicts")
-    if content.findings:
-        files += save_figure(verdict_figure(content), figures / "verdicts.png")
     makers = (claim_plot, claim_sweep_plot)
     claims = [plot for claim in content.claims for make in makers if (plot := make(claim, content).drawable)]
-    for plot in [*content.plots(), *claims]:
-        files += save_figure(draw_plot(plot), figures / f"{plot.name}.png")
+    plots = [*content.plots(), *claims]
+    drawings = {plot.name: partial(draw_plot, plot) for plot in plots}
+    if content.findings:
+        drawings = {"verdicts": partial(verdict_figure, content)} | drawings
+    for done, (name, draw) in enumerate(drawings.items(), start=1):
+        files += save_figure(draw(), figures / f"{name}.png")
+        if on_progress is not None:
+            on_progress(done, len(drawings))
     return files
 
 

@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from alignonce.experiments.claims import evaluate, findings_markdown, findings_table
+from alignonce.experiments.claims import Finding, evaluate, findings_count, findings_markdown, findings_table
 from experiments.claims.made_evidence import accuracies
 
 EVIDENCE = accuracies({"bp": [0.9, 0.91], "fa": [0.3, 0.31], "soft:0.5": [0.9, 0.911]})
@@ -25,3 +25,11 @@ def test_the_terminal_shows_a_sign_for_each_verdict():
     line = next(line for line in console.export_text().splitlines() if "accuracy-near-bp" in line)
     assert "✗" in line
     assert "✓" in line or "?" in line
+
+
+def test_verdicts_are_counted_with_their_signs():
+    findings = [
+        Finding("accuracy-near-bp", "main", "", f"soft:{n}", "bp", 0.0, 0.0, 0.0, {}, verdict)
+        for n, verdict in enumerate(["supported", "inconclusive", "supported"])
+    ]
+    assert findings_count(findings) == "2 ✓ supported, 0 ✗ not supported, 1 ? inconclusive"

@@ -65,8 +65,6 @@ def save_all_figures(
 
 def _describe(runs: Sequence[RunRecord]) -> str:
     config, data = runs[0].config, runs[0].summary.data
-    depth, width = config.size
-    size = f"{depth} hidden layers of {width}" if config.model == "mlp" else f"{3 * depth} blocks"
     seeds = sorted({run.config.seed for run in runs})
     which = f"seed {seeds[0]}" if len(seeds) == 1 else f"means over {len(seeds)} seeds"
-    return f"{data.name}, {config.model} of {size}, final networks, {which}."
+    return f"{data.name}, {config.model} of {config.size_words}, final networks, {which}."

@@ -8,7 +8,7 @@ from alignonce.experiments.claims.catalogue import CLAIMS
 from alignonce.experiments.claims.claims_alignment import ALL_COSINES
 from alignonce.experiments.claims.evaluation import evaluate
 from alignonce.experiments.claims.finding import SIGNS, VERDICTS, Claim, Finding, Verdict
-from alignonce.experiments.claims.tables import findings_markdown, findings_table
+from alignonce.experiments.claims.tables import findings_count, findings_markdown, findings_table
 
 __all__ = [
     "ALL_COSINES",
@@ -19,6 +19,7 @@ __all__ = [
     "Finding",
     "Verdict",
     "evaluate",
+    "findings_count",
     "findings_markdown",
     "findings_table",
 ]

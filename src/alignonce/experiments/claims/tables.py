@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
@@ -30,8 +31,7 @@ def findings_table(findings: Sequence[Finding], claims: Sequence[Claim] = CLAIMS
     places = {where for _, where, _ in rows}
     table = Table(
         title=f"Part {places.pop()}" if len(places) == 1 else None, title_justify="left",
-        caption="✓ supported, ✗ not supported, ? inconclusive",
-        caption_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0),
+        box=SIMPLE_HEAD, padding=(0, 1, 0, 0),
     )  # fmt: skip
     table.add_column("claim", no_wrap=True)
     if several := len(places) > 1:
@@ -43,6 +43,19 @@ def findings_table(findings: Sequence[Finding], claims: Sequence[Claim] = CLAIMS
         cells = [f and f"[{_STYLES[f.verdict]}]{SIGNS[f.verdict]}[/]" for f in found]
         table.add_row(claim.id, *([where] if several else []), *(cell or "" for cell in cells))
     return table
+
+
+def findings_count(findings: Sequence[Finding]) -> str:
+    """Count verdicts in words, for where a table of them would be too long; legend to the signs of one, too.
+
+    Args:
+        findings: what to count.
+
+    Returns:
+        Such as "3 ✓ supported, 1 ? inconclusive".
+    """
+    counts = Counter(finding.verdict for finding in findings)
+    return ", ".join(f"{counts[verdict]} {sign} {verdict}" for verdict, sign in SIGNS.items())
 
 
 def findings_markdown(findings: Sequence[Finding], claims: Sequence[Claim] = CLAIMS) -> str:
