@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from alignonce import functional
 from alignonce.layers import FeedbackLayer, register_kind
+from alignonce.modes import runs_exactly
 from alignonce.rules import LearningRule
 
 __all__ = ["FeedbackNorm", "FixedScale", "norm_kind"]
@@ -62,7 +63,7 @@ class FeedbackNorm(FeedbackLayer):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Normalise as the plain layer does, whose arguments and shapes these are."""
-        if self.exact or not torch.is_grad_enabled():
+        if runs_exactly(self) or not torch.is_grad_enabled():
             return super().forward(*args, **kwargs)
         with torch.no_grad():
             output = super().forward(*args, **kwargs)
