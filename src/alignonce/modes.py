@@ -1,4 +1,4 @@
-"""Whether a layer's forward pass is for exact gradients, also where it is the recomputation of an earlier one.
+"""Whether a layer's forward pass is for exact gradients, also where it repeats an earlier one.
 
 Gradient checkpointing runs a forward pass again inside the backward pass, wherever that is called from. It
 must do what the original did, whatever the mode is by then. What is known in a recomputation is the node of
@@ -53,7 +53,10 @@ def runs_exactly(switch: Switch) -> bool:
     # The replicas of DataParallel live for one forward pass, in threads that count for themselves.
     if node is None or "_is_replica" in vars(switch):
         return switch.exact
-    return any([span.hold(node) for span in switch.spans])  # all of them: each follows the recomputation
+    exact = False
+    for span in switch.spans:  # all of them, since each follows the recomputation
+        exact |= span.hold(node)
+    return exact
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Gradient checkpointing: what is computed again does what the first forward pass did, whatever the mode is."""
+"""Gradient checkpointing: what is computed again does what the first forward pass did, in any mode."""
 
 import copy
 from collections.abc import Callable
