@@ -305,12 +305,13 @@ def test_batched_gradients_are_those_of_one_error_after_another(kind: Kind) -> N
         close([g[i] for g in batched], torch.autograd.grad(output, wanted, error, retain_graph=True))
 
 
-def test_forward_mode_says_that_it_is_not_there() -> None:
-    model, x = KINDS[0].model(), KINDS[0].input().detach()
-    with pytest.raises(RuntimeError, match="jvp"):
-        jvp(model, (x,), (torch.ones_like(x),))
+@every_kind
+def test_forward_mode_gives_the_derivatives_of_the_forward_pass(kind: Kind) -> None:
+    model, x = kind.model(), kind.input().detach()
+    tangent = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
+    ours = jvp(model, (x,), (tangent,))
     with exact_gradients(model):
-        jvp(model, (x,), (torch.ones_like(x),))
+        close(ours, jvp(model, (x,), (tangent,)))
 
 
 # -- what the graph holds -------------------------------------------------------------------------------

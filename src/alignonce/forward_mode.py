@@ -25,25 +25,30 @@ def _multilinear(function: Any, factors: int) -> _Function:
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         function.setup_context(ctx, inputs, output)
-        ctx.save_for_forward(*inputs[:factors])
-        ctx.settings = [None if isinstance(i, Tensor) else i for i in inputs[factors + 1 :]]
+        feedback = [i for i in inputs[factors + 1 :] if isinstance(i, Tensor)]
+        ctx.save_for_forward(*inputs[:factors], *feedback)
+        ctx.settings = inputs[factors + 1 : len(inputs) - len(feedback)]
 
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
-        values, bias = list(ctx.saved_tensors), tangents[factors]
-        output = 0
-        for i, tangent in enumerate(tangents[:factors]):
-            arguments = [*values[:i], tangent, *values[i + 1 :]]
-            output = output + function.forward(*arguments, None if i else bias, *ctx.settings)
+        # By the function itself, so that a tangent's own gradients are the tangents of the rule's gradients:
+        # they go back through B where the tangent came through W, and through B's tangent, 0, where W's was.
+        *inputs, weight = ctx.saved_tensors[:factors]
+        *changes, change, bias = tangents[: factors + 1]
+        output = this.apply(*inputs, change, bias, None, *ctx.settings[1:], torch.zeros_like(weight))
+        for i, tangent in enumerate(changes):
+            at = [*inputs[:i], tangent, *inputs[i + 1 :]]
+            output = output + this.apply(*at, weight, None, *ctx.settings, *ctx.saved_tensors[factors:])
         return output
 
     members = {"setup_context": staticmethod(setup_context), "jvp": staticmethod(jvp)}
-    return type(f"{function.__name__}WithJvp", (function,), members)
+    this: Any = type(f"{function.__name__}WithJvp", (function,), members)
+    return this
 
 
 class _Substitute(Substitute):
     @staticmethod
     def jvp(ctx: Any, tensor: Tensor, value: Tensor) -> Tensor:
-        return value.clone()
+        return _Substitute.apply(tensor, value)
 
 
 _WITH_JVP: dict[_Function, _Function] = {

@@ -48,11 +48,11 @@ def linear(input: Tensor, weight: Tensor, feedback: Feedback, bias: Tensor | Non
     _check_feedback(weight, feedback)
     if not isinstance(feedback, Tensor):
         input, weight, bias = _autocast(input, weight, bias)
-        return _apply(CarryLinear, input, weight, bias, feedback.format, *feedback.tensors)
+        return apply(CarryLinear, input, weight, bias, feedback.format, *feedback.tensors)
     if feedback.dtype != weight.dtype:  # a part of one that a format holds in another dtype
         feedback = feedback.to(weight.dtype)
     input, weight, feedback, bias = _autocast(input, weight, feedback, bias)
-    return _apply(CarryLinear, input, weight, bias, None, feedback)
+    return apply(CarryLinear, input, weight, bias, None, feedback)
 
 
 def bilinear(
@@ -78,9 +78,9 @@ def bilinear(
         input2 = input2.view_as(input2)  # the compiler takes no tensor twice
     if not isinstance(feedback, Tensor):
         input1, input2, weight, bias = _promote(input1, input2, weight, bias)
-        return _apply(CarryBilinear, input1, input2, weight, bias, feedback.format, *feedback.tensors)
+        return apply(CarryBilinear, input1, input2, weight, bias, feedback.format, *feedback.tensors)
     input1, input2, weight, feedback, bias = _promote(input1, input2, weight, feedback, bias)
-    return _apply(CarryBilinear, input1, input2, weight, bias, None, feedback)
+    return apply(CarryBilinear, input1, input2, weight, bias, None, feedback)
 
 
 def conv(
@@ -176,7 +176,7 @@ def substitute(tensor: Tensor, value: Tensor) -> Tensor:
     Returns:
         ``value``, sharing its memory.
     """
-    return _apply(Substitute, tensor, value)
+    return apply(Substitute, tensor, value)
 
 
 def _convolve(
@@ -197,14 +197,14 @@ def _convolve(
     geometry = stride, padding, dilation, transposed, output_padding, groups
     if isinstance(feedback, Tensor):
         input, weight, feedback, bias = _autocast(input, weight, feedback, bias)
-        output = _apply(CarryConvolution, input, weight, bias, None, geometry, feedback)
+        output = apply(CarryConvolution, input, weight, bias, None, geometry, feedback)
     else:
         input, weight, bias = _autocast(input, weight, bias)
-        output = _apply(CarryConvolution, input, weight, bias, feedback.format, geometry, *feedback.tensors)
+        output = apply(CarryConvolution, input, weight, bias, feedback.format, geometry, *feedback.tensors)
     return output if batched else output.squeeze(0)
 
 
-def _apply(function: type[torch.autograd.Function], *args: Any) -> Tensor:
+def apply(function: type[torch.autograd.Function], *args: Any) -> Tensor:
     """``function.apply(*args)`` without its 30 µs of argument binding where nothing needs them.
 
     ``Function.apply`` binds the arguments by ``inspect.signature`` on each call, to fill in default values

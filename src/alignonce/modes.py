@@ -28,7 +28,7 @@ class Switch:
 
     def __getstate__(self) -> Any:
         """All but the spans: copies have no part in the graphs of the original, nor in this process."""
-        state = super().__getstate__()  # type: ignore[misc]
+        state = super().__getstate__()
         if isinstance(state, dict) and "spans" in state:
             state = {key: value for key, value in state.items() if key != "spans"}
         return state
