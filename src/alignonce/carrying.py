@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
-from alignonce.formats.base import FeedbackFormat, gathered, needs_plain_operations
+from alignonce.formats.base import FeedbackFormat, Stored, gathered, needs_plain_operations
 from alignonce.formats.compressed import Compressed, as_matrix
 
 __all__ = ["CarryBilinear", "CarryConvolution", "CarryLinear", "Substitute"]
@@ -50,7 +50,10 @@ class CarryLinear(torch.autograd.Function):
         rows = _rows(grad)
         grad_input = None
         if needs_input:
-            grad_input = _times(rows, ctx.format, feedback, ctx.shape)
+            if ctx.format is None:
+                grad_input = rows.mm(gathered(feedback[0]))
+            else:
+                grad_input = _product(rows, ctx.format, tuple(feedback), ctx.shape)
             if grad.dim() != 2:
                 grad_input = grad_input.view(*grad.shape[:-1], ctx.shape[1])
         grad_weight = rows.t().mm(_rows(input)) if needs_weight else None
@@ -90,7 +93,11 @@ class CarryBilinear(torch.autograd.Function):
         rows, rows1, rows2 = _rows(grad), _rows(input1), _rows(input2)
         grad1 = grad2 = grad_weight = None
         if needs1 or needs2:
-            back = _times(rows, ctx.format, feedback, ctx.shape).reshape(-1, *ctx.shape[1:])  # (N, in1, in2)
+            if ctx.format is None:
+                back = rows.mm(gathered(feedback[0]).flatten(1))
+            else:
+                back = _product(rows, ctx.format, tuple(feedback), as_matrix(ctx.shape))
+            back = back.reshape(-1, *ctx.shape[1:])  # (N, in1, in2)
             grad1 = torch.bmm(back, rows2.unsqueeze(2)).reshape(input1.shape) if needs1 else None
             grad2 = torch.bmm(rows1.unsqueeze(1), back).reshape(input2.shape) if needs2 else None
         if needs_weight:
@@ -183,17 +190,14 @@ class _Product(torch.autograd.Function):
         return grad @ dense.t(), None, None, *[None] * len(ctx.saved_tensors)
 
 
-def _times(rows: Tensor, format: FeedbackFormat | None, feedback: Any, shape: tuple[int, ...]) -> Tensor:
+def _product(rows: Tensor, format: FeedbackFormat, stored: Stored, shape: tuple[int, int]) -> Tensor:
     """Errors (N, out) times B as a matrix, in the errors' dtype."""
-    if format is None:
-        return rows.mm(gathered(feedback[0]).flatten(1))
-    stored, matrix = tuple(feedback), as_matrix(shape)
     if not is_compiling():
         if forward_ad._current_level >= 0:  # the kernels of formats have no forward derivatives
-            return FeedbackFormat.product(format, rows, stored, matrix).to(rows.dtype)
+            return FeedbackFormat.product(format, rows, stored, shape).to(rows.dtype)
         if torch.is_grad_enabled() and rows.requires_grad and not needs_plain_operations():
-            return _Product.apply(rows, format, matrix, *stored)
-    return format.product(rows, stored, matrix).to(rows.dtype)
+            return _Product.apply(rows, format, shape, *stored)
+    return format.product(rows, stored, shape).to(rows.dtype)
 
 
 def _convolve_back(

@@ -43,7 +43,7 @@ def runs_exactly(switch: Switch) -> bool:
     Returns:
         Its mode; in a recomputation, the mode that it had in the forward pass which is repeated.
     """
-    if is_compiling() or not switch.spans:
+    if not switch.spans or is_compiling():
         return switch.exact
     if torch._C._current_graph_task_id() == -1:  # not inside a backward pass
         for span in switch.spans:
