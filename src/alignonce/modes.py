@@ -67,15 +67,17 @@ def exactly(switches: Sequence[Switch]) -> Iterator[None]:
         switches: the layers.
     """
     before = [switch.exact for switch in switches]
-    spans = _shared_spans(switches)
-    numbers = spans.present()
-    numbers.enter()
+    # Compiled code has no numbers: the compiler settles what is recomputed when it traces the context.
+    numbers = None if is_compiling() else _shared_spans(switches).present()
+    if numbers is not None:
+        numbers.enter()
     for switch in switches:
         switch.exact = True
     try:
         yield
     finally:
-        numbers.leave()
+        if numbers is not None:
+            numbers.leave()
         for switch, exact in zip(switches, before, strict=True):
             switch.exact = exact
 

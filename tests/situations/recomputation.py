@@ -135,6 +135,28 @@ def errors(case: Case) -> None:
             raise AssertionError("the recomputation did not fail")
 
 
+@right(
+    'the model has norm layers with `norms="fixed"`',
+    crossed(("BatchNorm residual block", "TransformerEncoderLayer"), rules=("SoftAlignment", "KolenPollack")),
+    "they too do again what they did",
+)
+def fixed_norms(case: Case) -> None:
+    model, x = case.plain(), case.inputs().requires_grad_()
+    set_learning_rule(model, case.learning_rule, norms="fixed")
+    for norm in model.modules():
+        if hasattr(norm, "eps"):
+            norm.weight.data += 0.5  # away from the fixed scale
+    under_rule = flat_gradients(model, model(x).sin().sum())
+    for recompute in _BOTH:
+        with exact_gradients(model):
+            output = recompute(model, x)
+        _close(_backward(model, output), _plain(model, x))
+        output = recompute(model, x)
+        with exact_gradients(model):
+            gradients = _backward(model, output)
+        _close(gradients, under_rule)
+
+
 @right("a model is copied between a forward pass in the context and backward", _CASES)
 def copied(case: Case) -> None:
     model, x = case.model(), case.inputs().requires_grad_()
