@@ -229,6 +229,18 @@ def test_a_compiled_model_takes_batches_of_any_size() -> None:
         close(gradients(compiled(x), model), gradients(model(x), model))
 
 
+@compiling
+def test_the_context_of_exact_gradients_may_be_compiled() -> None:
+    model, x = KINDS[0].model(), KINDS[0].input()
+
+    def forward(x: Tensor) -> Tensor:
+        with exact_gradients(model):
+            return model(x)
+
+    output = torch.compile(forward, fullgraph=True, backend="aot_eager")(x)
+    close(gradients(output, model, x), gradients(forward(x), model, x))
+
+
 # -- torch.func -----------------------------------------------------------------------------------------
 
 # attention draws random numbers for its dropout, were there any
@@ -305,12 +317,13 @@ def test_batched_gradients_are_those_of_one_error_after_another(kind: Kind) -> N
         close([g[i] for g in batched], torch.autograd.grad(output, wanted, error, retain_graph=True))
 
 
-def test_forward_mode_says_that_it_is_not_there() -> None:
-    model, x = KINDS[0].model(), KINDS[0].input().detach()
-    with pytest.raises(RuntimeError, match="jvp"):
-        jvp(model, (x,), (torch.ones_like(x),))
+@every_kind
+def test_forward_mode_gives_the_derivatives_of_the_forward_pass(kind: Kind) -> None:
+    model, x = kind.model(), kind.input().detach()
+    tangent = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
+    ours = jvp(model, (x,), (tangent,))
     with exact_gradients(model):
-        jvp(model, (x,), (torch.ones_like(x),))
+        close(ours, jvp(model, (x,), (tangent,)))
 
 
 # -- what the graph holds -------------------------------------------------------------------------------
@@ -393,6 +406,23 @@ def test_checkpoints_do_not_change_gradients(kind: Kind, reentrant: bool) -> Non
     expected = gradients(model(x), model, x)
     checkpoint(model, x, use_reentrant=reentrant).cos().sum().backward()
     close([*(p.grad for p in model.parameters()), x.grad], expected)
+
+
+@every_kind
+@pytest.mark.parametrize("device", ["default", "context"])
+def test_a_default_device_does_not_matter_to_layers_that_are_elsewhere(kind: Kind, device: str) -> None:
+    model, x = kind.model(), kind.input()
+    expected = gradients(model(x), model, x)
+    if device == "context":
+        with torch.device("meta"):
+            ours = gradients(model(x), model, x)
+    else:
+        torch.set_default_device("meta")
+        try:
+            ours = gradients(model(x), model, x)
+        finally:
+            torch.set_default_device(None)
+    close(ours, expected)
 
 
 @every_kind

@@ -315,6 +315,30 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
     assert len(calls) == 2  # once more, in the backward pass
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("make", [gpt2, llama])
+def test_checkpointed_layers_follow_the_mode_of_the_forward_pass(make, reentrant: bool) -> None:
+    model = seeded(make)
+    set_learning_rule(model, SOFT, norms="fixed")
+    x, parameters = batch(model), list(model.parameters())
+    under_rule = torch.autograd.grad(loss(model(**x)), parameters)
+    with exact_gradients(model):
+        exact = torch.autograd.grad(loss(model(**x)), parameters)
+    new_name, old_name = "activation_checkpointing_enable", "gradient_checkpointing_enable"
+    getattr(model, new_name if hasattr(model, new_name) else old_name)({"use_reentrant": reentrant})
+    with exact_gradients(model):
+        value = loss(model(**x))
+    value.backward()
+    for p, e in zip(parameters, exact, strict=True):
+        torch.testing.assert_close(p.grad, e)
+    model.zero_grad()
+    value = loss(model(**x))
+    with exact_gradients(model):
+        value.backward()
+    for p, e in zip(parameters, under_rule, strict=True):
+        torch.testing.assert_close(p.grad, e)
+
+
 @pytest.mark.parametrize("make", [gpt2, llama])
 def test_bfloat16_model_keeps_its_values_and_is_free_of_transport(make) -> None:
     plain = seeded(make).to(torch.bfloat16)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from alignonce import functional
 from alignonce.formats.compressed import HeldFeedback
 from alignonce.layers import FeedbackLayer, register_kind
+from alignonce.modes import runs_exactly
 
 __all__ = ["FeedbackMultiheadAttention"]
 
@@ -43,7 +44,7 @@ class FeedbackMultiheadAttention(FeedbackLayer, nn.MultiheadAttention):
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend as ``nn.MultiheadAttention.forward``, whose arguments and shapes these are."""
-        if self.exact or query.is_nested:
+        if runs_exactly(self) or query.is_nested:
             return super().forward(
                 query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
             )

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from alignonce.layers import layer_kind
+from alignonce.modes import Switch, runs_exactly
 from alignonce.rules import LearningRule, generator_for
 from alignonce.undisturbed import undisturbed
 
@@ -90,7 +91,7 @@ class _Join(torch.autograd.Function):
         return (error, *[None] * len(errors), *errors)
 
 
-class _State:
+class _State(Switch):
     """What the hooks of one model share."""
 
     def __init__(self) -> None:
@@ -116,7 +117,7 @@ class _Cut:
         self.name = name
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        if self.state.exact or not torch.is_grad_enabled():
+        if runs_exactly(self.state) or not torch.is_grad_enabled():
             return None
         done: dict[int, Tensor] = {}
 

@@ -35,6 +35,7 @@ from alignonce.evolving_rules import EvolvingRule
 from alignonce.formats import Dense
 from alignonce.formats.compressed import CompressedFeedback
 from alignonce.layers import FeedbackLayer, feedback_name, layer_kind, previous_name
+from alignonce.modes import runs_exactly
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -160,7 +161,7 @@ def _layers_of_their_own(model: nn.Module) -> list[nn.Module]:
 
 def _gather_backward_only_if_exact(layer: Any, args: Any) -> None:
     # Here and not once for all: with exact gradients it is the forward pass that decides.
-    layer.set_unshard_in_backward(layer.exact)
+    layer.set_unshard_in_backward(runs_exactly(layer))
 
 
 def _spread_feedback(model: nn.Module, mesh: DeviceMesh) -> None:

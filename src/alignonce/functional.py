@@ -7,12 +7,9 @@ doi:10.1038/ncomms13276; one-time soft alignment: Cheon et al. 2025, arXiv 2505.
 for the backward pass, so no weight transport is possible.
 
 B has the shape and device of W and never receives a gradient. It is a tensor of W's dtype, or compressed
-(:mod:`alignonce.formats`). With a compressed one, bilinear maps and convolutions go another way: the
-operation runs on the input without its graph, which leaves the gradients of W and the bias, and an identity
-after it carries the error back to the input (:mod:`alignonce.carrying`).
+(:mod:`alignonce.formats`). The functions of autograd that do so are in :mod:`alignonce.carrying`.
 """
 
-import math
 from collections.abc import Sequence
 from functools import reduce
 from itertools import chain
@@ -21,10 +18,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 
-from alignonce.carrying import CarryBilinear, CarryConvolution
-from alignonce.formats.base import FeedbackFormat, gathered
+from alignonce.carrying import CarryBilinear, CarryConvolution, CarryLinear, Substitute
 from alignonce.formats.compressed import Feedback
+from alignonce.forward_mode import with_jvp
 
 __all__ = ["Feedback", "bilinear", "conv", "conv_transpose", "linear", "substitute"]
 
@@ -49,11 +48,11 @@ def linear(input: Tensor, weight: Tensor, feedback: Feedback, bias: Tensor | Non
     _check_feedback(weight, feedback)
     if not isinstance(feedback, Tensor):
         input, weight, bias = _autocast(input, weight, bias)
-        return _apply(_Linear, input, weight, bias, feedback.format, *feedback.tensors)
+        return apply(CarryLinear, input, weight, bias, feedback.format, *feedback.tensors)
     if feedback.dtype != weight.dtype:  # a part of one that a format holds in another dtype
         feedback = feedback.to(weight.dtype)
     input, weight, feedback, bias = _autocast(input, weight, feedback, bias)
-    return _apply(_Linear, input, weight, bias, None, feedback)
+    return apply(CarryLinear, input, weight, bias, None, feedback)
 
 
 def bilinear(
@@ -78,12 +77,10 @@ def bilinear(
     if input1 is input2:
         input2 = input2.view_as(input2)  # the compiler takes no tensor twice
     if not isinstance(feedback, Tensor):
-        output = bilinear(input1.detach(), input2.detach(), weight, _placeholder(weight), bias)
-        return _apply(
-            CarryBilinear, input1, input2, output, feedback.format, feedback.shape, *feedback.tensors
-        )
+        input1, input2, weight, bias = _promote(input1, input2, weight, bias)
+        return apply(CarryBilinear, input1, input2, weight, bias, feedback.format, *feedback.tensors)
     input1, input2, weight, feedback, bias = _promote(input1, input2, weight, feedback, bias)
-    return _apply(_Bilinear, input1, input2, weight, bias, feedback)
+    return apply(CarryBilinear, input1, input2, weight, bias, None, feedback)
 
 
 def conv(
@@ -179,115 +176,7 @@ def substitute(tensor: Tensor, value: Tensor) -> Tensor:
     Returns:
         ``value``, sharing its memory.
     """
-    return _apply(_Substitute, tensor, value)
-
-
-class _Substitute(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(tensor: Tensor, value: Tensor) -> Tensor:
-        # detach and not view_as: a view from here could not be changed in place, as by nn.ReLU(inplace=True)
-        return value.detach()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return grad, None
-
-
-class _Linear(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        input: Tensor, weight: Tensor, bias: Tensor | None, format: FeedbackFormat | None, *feedback: Tensor
-    ) -> Tensor:
-        return F.linear(input, weight, bias)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        input, weight, _, ctx.format, *feedback = inputs
-        needs_input, needs_weight, *_ = ctx.needs_input_grad
-        ctx.shape = weight.shape
-        ctx.save_for_backward(input if needs_weight else None, *(feedback if needs_input else ()))
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        input, *feedback = ctx.saved_tensors
-        needs_input, needs_weight, needs_bias, *others = ctx.needs_input_grad
-        rows = _rows(grad)
-        grad_input = None
-        if needs_input:
-            if ctx.format is None:
-                grad_input = rows.mm(gathered(feedback[0]))
-            else:
-                grad_input = ctx.format.product(rows, tuple(feedback), ctx.shape).to(grad.dtype)
-            if grad.dim() != 2:
-                grad_input = grad_input.view(*grad.shape[:-1], ctx.shape[1])
-        grad_weight = rows.t().mm(_rows(input)) if needs_weight else None
-        return grad_input, grad_weight, rows.sum(0) if needs_bias else None, *[None] * len(others)
-
-
-class _Bilinear(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None, feedback: Tensor
-    ) -> Tensor:
-        return F.bilinear(input1, input2, weight, bias)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        input1, input2, _, _, feedback = inputs
-        ctx.save_for_backward(input1, input2, feedback)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        # Products of matrices, since einsum has no rule for batched gradients (is_grads_batched=True).
-        input1, input2, feedback = ctx.saved_tensors
-        needs1, needs2, needs_weight, needs_bias, _ = ctx.needs_input_grad
-        rows, rows1, rows2 = _rows(grad), _rows(input1), _rows(input2)
-        grad1 = grad2 = grad_weight = None
-        if needs1 or needs2:
-            back = rows.mm(gathered(feedback).flatten(1)).reshape(-1, *feedback.shape[1:])  # (N, in1, in2)
-            grad1 = torch.bmm(back, rows2.unsqueeze(2)).reshape(input1.shape) if needs1 else None
-            grad2 = torch.bmm(rows1.unsqueeze(1), back).reshape(input2.shape) if needs2 else None
-        if needs_weight:
-            products = (rows1.unsqueeze(2) * rows2.unsqueeze(1)).flatten(1)  # (N, in1 * in2)
-            grad_weight = rows.t().mm(products).reshape(feedback.shape)
-        return grad1, grad2, grad_weight, rows.sum(0) if needs_bias else None, None
-
-
-class _Convolution(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        input: Tensor, weight: Tensor, bias: Tensor | None, feedback: Tensor, *geometry: Any
-    ) -> Tensor:
-        return torch.convolution(input, weight, bias, *geometry)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        input, _, bias, feedback, *geometry = inputs
-        ctx.geometry = geometry
-        ctx.bias_sizes = None if bias is None else list(bias.shape)
-        ctx.save_for_backward(input, feedback)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        input, feedback = ctx.saved_tensors
-        # The weight's gradient does not depend on the weight, so that one fused call, given B, returns
-        # all three gradients of which only the input's reads B.
-        grads = torch.ops.aten.convolution_backward(
-            grad, input, gathered(feedback), ctx.bias_sizes, *ctx.geometry, list(ctx.needs_input_grad[:3])
-        )
-        return (*grads, *[None] * (1 + len(ctx.geometry)))
+    return apply(Substitute, tensor, value)
 
 
 def _convolve(
@@ -308,23 +197,25 @@ def _convolve(
     geometry = stride, padding, dilation, transposed, output_padding, groups
     if isinstance(feedback, Tensor):
         input, weight, feedback, bias = _autocast(input, weight, feedback, bias)
-        output = _apply(_Convolution, input, weight, bias, feedback, *geometry)
+        output = apply(CarryConvolution, input, weight, bias, None, geometry, feedback)
     else:
-        output = _convolve(input.detach(), weight, _placeholder(weight), bias, *geometry)
-        output = _apply(
-            CarryConvolution, input, output, feedback.format, feedback.shape, geometry, *feedback.tensors
-        )
+        input, weight, bias = _autocast(input, weight, bias)
+        output = apply(CarryConvolution, input, weight, bias, feedback.format, geometry, *feedback.tensors)
     return output if batched else output.squeeze(0)
 
 
-def _apply(function: type[torch.autograd.Function], *args: Any) -> Tensor:
+def apply(function: type[torch.autograd.Function], *args: Any) -> Tensor:
     """``function.apply(*args)`` without its 30 µs of argument binding where nothing needs them.
 
     ``Function.apply`` binds the arguments by ``inspect.signature`` on each call, to fill in default values
     (there are none here) and to serve functorch and the compiler. For small layers that costs more than
     the layer, so that a plain eager call goes to the next class up, which does the work.
     """
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if is_compiling():
+        return function.apply(*args)
+    if forward_ad._current_level >= 0:
+        return with_jvp(function).apply(*args)
+    if torch._C._are_functorch_transforms_active():
         return function.apply(*args)
     return super(torch.autograd.Function, function).apply(*args)  # type: ignore[misc]
 
@@ -359,19 +250,6 @@ def _check_feedback(weight: Tensor, feedback: Feedback) -> None:
         raise ValueError(
             f"feedback must have the shape of weight, {tuple(weight.shape)}, got {tuple(feedback.shape)}"
         )
-
-
-def _placeholder(weight: Tensor) -> Tensor:
-    """One element, not set, in W's shape: for the feedback weight of an input that no error goes back to."""
-    (element,) = _autocast(weight.new_empty(()))  # before it is expanded, or the cast would be of W's size
-    return element.expand(weight.shape)
-
-
-def _rows(x: Tensor) -> Tensor:
-    if x.dim() == 2:
-        return x
-    # reshape, since flatten has no rule for batched gradients (is_grads_batched=True)
-    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 def _per_dim(size: Size, dims: int, name: str) -> list[int]:

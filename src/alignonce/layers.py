@@ -17,6 +17,7 @@ from alignonce.evolution_guard import unwatch, watch
 from alignonce.formats import Dense
 from alignonce.formats.base import DECOMPRESSED
 from alignonce.formats.compressed import CompressedFeedback, HeldFeedback, keep_without
+from alignonce.modes import Switch, runs_exactly
 
 if TYPE_CHECKING:
     from alignonce.rules import LearningRule
@@ -34,7 +35,7 @@ __all__ = [
 ]
 
 
-class FeedbackLayer(nn.Module):
+class FeedbackLayer(Switch, nn.Module):
     """A layer with a feedback weight (a buffer) for each of its forward weights.
 
     The forward weight ``weight`` has the feedback weight ``feedback``; in general the word "weight" in a
@@ -52,8 +53,6 @@ class FeedbackLayer(nn.Module):
     """Whether it is a norm layer: converted on request only, its scale being no forward weight."""
 
     learning_rule: "LearningRule"
-    exact: bool
-    """While True, the backward pass is backpropagation's."""
 
     @classmethod
     def weight_names_of(cls, layer: nn.Module) -> tuple[str, ...]:
@@ -95,7 +94,9 @@ class FeedbackLayer(nn.Module):
             delattr(self, feedback_name(name))
             self._buffers.pop(previous_name(name), None)
             unwatch(getattr(self, name))
-        del self.learning_rule, self.exact
+        del self.learning_rule
+        for name in ("exact", "spans"):
+            vars(self).pop(name, None)
         self.__class__ = type(self).plain_class  # type: ignore[assignment]
 
     def begin_evolution(self) -> None:
@@ -159,7 +160,7 @@ class FeedbackLinear(FeedbackLayer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (*, in_features) to (*, out_features)."""
-        if self.exact:
+        if runs_exactly(self):
             return super().forward(input)
         return functional.linear(input, self.weight, self.feedback, self.bias)
 
@@ -172,7 +173,7 @@ class FeedbackBilinear(FeedbackLayer, nn.Bilinear):
 
     def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
         """Map (*, in1_features) and (*, in2_features) to (*, out_features)."""
-        if self.exact:
+        if runs_exactly(self):
             return super().forward(input1, input2)
         return functional.bilinear(input1, input2, self.weight, self.feedback, self.bias)
 
@@ -192,7 +193,7 @@ class _FeedbackConv(_FeedbackAnyConv):
     overridable = ("forward", "_conv_forward")
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.exact:
+        if runs_exactly(self):
             return super().forward(input)
         return functional.conv(
             input, self.weight, self.feedback, self.bias,
@@ -222,7 +223,7 @@ class _FeedbackConvTranspose(_FeedbackAnyConv, nn.modules.conv._ConvTransposeNd)
     overridable = ("forward", "_output_padding")
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        if self.exact:
+        if runs_exactly(self):
             return super().forward(input, output_size)
         dims, padding = len(self.kernel_size), cast(tuple[int, ...], self.padding)  # numbers only, here
         output_padding = self._output_padding(

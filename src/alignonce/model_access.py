@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from alignonce import direct
 from alignonce.formats.base import gathered
 from alignonce.layers import FeedbackLayer, forward_weight_names
+from alignonce.modes import exactly
 
 __all__ = ["Inputs", "call_arguments", "exact_gradients", "feedback_weights", "qualified", "unwrap",
            "weight_names"]  # fmt: skip
@@ -24,22 +25,18 @@ def exact_gradients(model: nn.Module) -> Iterator[None]:
     """Within the context, a model's backward pass is backpropagation's: for measuring and honest attacks.
 
     It is the forward pass that decides: what is computed within the context gets exact gradients, also if
-    ``backward`` is called after it. Contexts can be nested.
+    ``backward`` is called after it, and with it what gradient checkpointing computes again. Contexts can be
+    nested. One thing does not follow: a compiled model inside a checkpoint that is not compiled is computed
+    again in the mode of that moment; compile the function that checkpoints, or call ``backward`` in the same
+    mode.
 
     Args:
         model: a model with or without a learning rule.
     """
     model = unwrap(model)
     layers = [m for m in model.modules() if isinstance(m, FeedbackLayer)]
-    switches: list[Any] = [*layers, *direct.states_of(model)]
-    before = [switch.exact for switch in switches]
-    for switch in switches:
-        switch.exact = True
-    try:
+    with exactly([*layers, *direct.states_of(model)]):
         yield
-    finally:
-        for switch, exact in zip(switches, before, strict=True):
-            switch.exact = exact
 
 
 def feedback_weights(model: nn.Module) -> Iterator[tuple[str, Tensor, Tensor]]:

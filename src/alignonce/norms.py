@@ -10,14 +10,19 @@ the bit, γ is never saved for the backward pass, and nothing about a layer need
 output is linear in its scale.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.compiler import is_compiling
+from torch.func import vjp
 
 from alignonce import functional
 from alignonce.layers import FeedbackLayer, register_kind
+from alignonce.modes import runs_exactly
 from alignonce.rules import LearningRule
 
 __all__ = ["FeedbackNorm", "FixedScale", "norm_kind"]
@@ -53,6 +58,45 @@ class FixedScale(LearningRule):
         return w.clone()
 
 
+class _Normalised(torch.autograd.Function):
+    """The value in place of the graph's, to which the error goes on.
+
+    The derivatives of gradients are those of dx(x, g, γ_B), dγ(x, g) and dβ(g). In the graph γ_B stands for
+    γ, so that γ would receive dx's derivative with respect to γ_B. If gradients are to be differentiated
+    again, they are therefore computed apart from the graph.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        graph: Tensor, value: Tensor, again: Callable[..., Tensor],
+        weight: Tensor, bias: Tensor | None, feedback: Tensor, *inputs: Tensor,
+    ) -> Tensor:  # fmt: skip
+        return value.detach()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, _, ctx.again, _, bias, feedback, *tensors = inputs
+        ctx.bias = None if bias is None else bias.detach()
+        ctx.save_for_backward(feedback, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if not torch.is_grad_enabled():
+            return grad, *[None] * (len(ctx.needs_input_grad) - 1)
+        feedback, *inputs = ctx.saved_tensors
+        parameters = (feedback,) if ctx.bias is None else (feedback, ctx.bias)
+
+        def again(*tensors: Tensor) -> Tensor:
+            bias = None if ctx.bias is None else tensors[1]
+            return ctx.again(tensors[0], bias, tensors[len(parameters) :])
+
+        grads = vjp(again, *parameters, *inputs)[1](grad)
+        of_parameters = grads if ctx.bias is not None else (grads[0], None, *grads[1:])
+        return None, None, None, *of_parameters[:2], None, *of_parameters[2:]
+
+
 class FeedbackNorm(FeedbackLayer):
     """A norm layer whose error goes back through ``feedback``, a fixed value of its scale ``weight``."""
 
@@ -62,12 +106,26 @@ class FeedbackNorm(FeedbackLayer):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Normalise as the plain layer does, whose arguments and shapes these are."""
-        if self.exact or not torch.is_grad_enabled():
+        if runs_exactly(self) or not torch.is_grad_enabled():
             return super().forward(*args, **kwargs)
         with torch.no_grad():
             output = super().forward(*args, **kwargs)
         scale = functional.substitute(self.weight, self.feedback)
-        return functional.substitute(self._twin(weight=scale).forward(*args, **kwargs), output)
+        twin = self._twin(weight=scale)
+        graph = twin.forward(*args, **kwargs)
+        if is_compiling() or forward_ad._current_level >= 0:
+            return functional.substitute(graph, output)  # no second derivatives there, or by forward mode
+        values = [*args, *kwargs.values()]
+        places = [i for i, v in enumerate(values) if isinstance(v, Tensor) and v.is_floating_point()]
+
+        def again(scale: Tensor, bias: Tensor | None, inputs: Sequence[Tensor]) -> Tensor:
+            vars(twin).update(weight=scale, bias=bias)
+            for place, tensor in zip(places, inputs, strict=True):
+                values[place] = tensor
+            return twin.forward(*values[: len(args)], **dict(zip(kwargs, values[len(args) :], strict=True)))
+
+        parameters = self.weight, self._parameters.get("bias"), self.feedback
+        return functional.apply(_Normalised, graph, output, again, *parameters, *(values[i] for i in places))
 
     def _twin(self, **attributes: Tensor | None) -> nn.Module:
         """The plain layer, sharing everything with this one but the given attributes."""

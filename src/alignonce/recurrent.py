@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from alignonce import functional
 from alignonce.layers import FeedbackLayer, register_kind
+from alignonce.modes import runs_exactly
 
 __all__ = [
     "FeedbackGRU",
@@ -99,7 +100,7 @@ class _FeedbackRNNBase(_Recurrent, nn.RNNBase):
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """Run as the plain layer's forward, whose arguments and shapes these are."""
-        if self.exact:
+        if runs_exactly(self):
             return super().forward(input, hx)
         if isinstance(input, PackedSequence):
             data, sizes, order, inverse = input
@@ -187,7 +188,7 @@ class _FeedbackCell(_Recurrent, nn.RNNCellBase):
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
         """Run as the plain cell's forward, whose arguments and shapes these are."""
-        if self.exact:
+        if runs_exactly(self):
             return super().forward(input, hx)
         if hx is None:
             state: State = (input.new_zeros(*input.shape[:-1], self.hidden_size),) * 2

@@ -12,6 +12,7 @@ from alignonce import functional
 from alignonce.formats.base import DECOMPRESSED
 from alignonce.formats.compressed import CompressedFeedback, HeldFeedback
 from alignonce.layers import FeedbackLayer, register_kind
+from alignonce.modes import runs_exactly
 from alignonce.norms import FeedbackNorm, norm_kind
 
 __all__ = ["FeedbackConv1D", "kind_of"]
@@ -35,7 +36,7 @@ class FeedbackConv1D(FeedbackLayer, Conv1D):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (*, in_features) to (*, out_features)."""
-        if self.exact:
+        if runs_exactly(self):
             return super().forward(x)
         return functional.linear(x, self.weight.t(), self.feedback.t(), self.bias)
 
