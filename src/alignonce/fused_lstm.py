@@ -16,6 +16,7 @@ from torch import Tensor
 
 from alignonce.formats.base import gathered
 from alignonce.formats.compressed import Compressed, Feedback
+from alignonce.fused_norms import runs_eagerly
 
 __all__ = ["fits", "run"]
 
@@ -45,7 +46,7 @@ def fits(tensors: Sequence[Tensor | None]) -> bool:
     Args:
         tensors: the input, weights, biases (or None) and states of a layer.
     """
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if not runs_eagerly():
         return False
     if not torch.backends.mkldnn.enabled or torch.is_autocast_enabled("cpu") or not _operators_are_known():
         return False

@@ -4,10 +4,11 @@ y = x̂·γ + β, where x̂ is the input, normalised. Backpropagation carries th
 weight transport: of one number per channel, but transport. Here γ_B, the value that γ had when the learning
 rule was set, stands in γ's place; the gradients of γ and β stay exact, since they do not depend on γ.
 
-The layer's own forward runs twice: with γ, for the value, without a graph; and with γ_B, for the graph. The
-gradient that arrives at γ_B there is that of γ, and is handed on to it. So the value is the plain layer's to
-the bit, γ is never saved for the backward pass, and nothing about a layer needs to be known but that its
-output is linear in its scale.
+Where PyTorch has one kernel for the layer's backward pass, it is given γ_B (:mod:`alignonce.fused_norms`).
+Elsewhere the layer's own forward runs twice: with γ, for the value, without a graph; and with γ_B, for the
+graph. The gradient that arrives at γ_B there is that of γ, and is handed on to it. So nothing about a layer
+needs to be known but that its output is linear in its scale. Either way the value is the plain layer's to the
+bit, and γ is never saved for the backward pass.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alignonce import functional
+from alignonce import functional, fused_norms
 from alignonce.layers import FeedbackLayer, register_kind
 from alignonce.rules import LearningRule
 
@@ -64,10 +65,22 @@ class FeedbackNorm(FeedbackLayer):
         """Normalise as the plain layer does, whose arguments and shapes these are."""
         if self.exact or not torch.is_grad_enabled():
             return super().forward(*args, **kwargs)
-        with torch.no_grad():
-            output = super().forward(*args, **kwargs)
-        scale = functional.substitute(self.weight, self.feedback)
-        return functional.substitute(self._twin(weight=scale).forward(*args, **kwargs), output)
+        # Held here, since the module may have other parameters for one call only.
+        weight, bias, fixed = self.weight, getattr(self, "bias", None), self.feedback
+
+        def through_fixed_scale(*args: Any, **kwargs: Any) -> Tensor:
+            scale = functional.substitute(weight, fixed)
+            return self._twin(weight=scale, bias=bias).forward(*args, **kwargs)
+
+        if len(args) != 1 or kwargs or not fused_norms.runs_eagerly():
+            with torch.no_grad():
+                output = super().forward(*args, **kwargs)
+        else:
+            (x,) = args
+            output, kernel = fused_norms.run(super().forward, x)
+            if kernel is not None:
+                return fused_norms.normalise(x, weight, bias, fixed, output, kernel, through_fixed_scale)
+        return functional.substitute(through_fixed_scale(*args, **kwargs), output)
 
     def _twin(self, **attributes: Tensor | None) -> nn.Module:
         """The plain layer, sharing everything with this one but the given attributes."""
