@@ -4,10 +4,11 @@ y = x̂·γ + β, where x̂ is the input, normalised. Backpropagation carries th
 weight transport: of one number per channel, but transport. Here γ_B, the value that γ had when the learning
 rule was set, stands in γ's place; the gradients of γ and β stay exact, since they do not depend on γ.
 
-The layer's own forward runs twice: with γ, for the value, without a graph; and with γ_B, for the graph. The
-gradient that arrives at γ_B there is that of γ, and is handed on to it. So the value is the plain layer's to
-the bit, γ is never saved for the backward pass, and nothing about a layer needs to be known but that its
-output is linear in its scale.
+Where PyTorch has one kernel for the layer's backward pass, it is given γ_B (:mod:`alignonce.fused_norms`).
+Elsewhere the layer's own forward runs twice: with γ, for the value, without a graph; and with γ_B, for the
+graph. The gradient that arrives at γ_B there is that of γ, and is handed on to it. So nothing about a layer
+needs to be known but that its output is linear in its scale. Either way the value is the plain layer's to the
+bit, and γ is never saved for the backward pass.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,9 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
-from torch.func import vjp
 
-from alignonce import functional
+from alignonce import functional, fused_norms
 from alignonce.layers import FeedbackLayer, register_kind
 from alignonce.modes import runs_exactly
 from alignonce.rules import LearningRule
@@ -86,14 +86,7 @@ class _Normalised(torch.autograd.Function):
         if not torch.is_grad_enabled():
             return grad, *[None] * (len(ctx.needs_input_grad) - 1)
         feedback, *inputs = ctx.saved_tensors
-        parameters = (feedback,) if ctx.bias is None else (feedback, ctx.bias)
-
-        def again(*tensors: Tensor) -> Tensor:
-            bias = None if ctx.bias is None else tensors[1]
-            return ctx.again(tensors[0], bias, tensors[len(parameters) :])
-
-        grads = vjp(again, *parameters, *inputs)[1](grad)
-        of_parameters = grads if ctx.bias is not None else (grads[0], None, *grads[1:])
+        of_parameters = fused_norms.gradients_again(ctx.again, feedback, ctx.bias, inputs, grad)
         return None, None, None, *of_parameters[:2], None, *of_parameters[2:]
 
 
@@ -108,13 +101,13 @@ class FeedbackNorm(FeedbackLayer):
         """Normalise as the plain layer does, whose arguments and shapes these are."""
         if runs_exactly(self) or not torch.is_grad_enabled():
             return super().forward(*args, **kwargs)
-        with torch.no_grad():
-            output = super().forward(*args, **kwargs)
-        scale = functional.substitute(self.weight, self.feedback)
-        twin = self._twin(weight=scale)
-        graph = twin.forward(*args, **kwargs)
-        if is_compiling() or forward_ad._current_level >= 0:
-            return functional.substitute(graph, output)  # no second derivatives there, or by forward mode
+        kernel = None
+        if fused_norms.runs_eagerly() and len(args) == 1 and not kwargs:
+            output, kernel = fused_norms.run(super().forward, args[0])
+        else:
+            with torch.no_grad():
+                output = super().forward(*args, **kwargs)
+        twin = self._twin(weight=functional.substitute(self.weight, self.feedback))
         values = [*args, *kwargs.values()]
         places = [i for i, v in enumerate(values) if isinstance(v, Tensor) and v.is_floating_point()]
 
@@ -125,6 +118,11 @@ class FeedbackNorm(FeedbackLayer):
             return twin.forward(*values[: len(args)], **dict(zip(kwargs, values[len(args) :], strict=True)))
 
         parameters = self.weight, self._parameters.get("bias"), self.feedback
+        if kernel is not None:
+            return fused_norms.normalise(args[0], *parameters, output, kernel, again)
+        graph = twin.forward(*args, **kwargs)
+        if is_compiling() or forward_ad._current_level >= 0:
+            return functional.substitute(graph, output)  # no second derivatives there, or by forward mode
         return functional.apply(_Normalised, graph, output, again, *parameters, *(values[i] for i in places))
 
     def _twin(self, **attributes: Tensor | None) -> nn.Module:

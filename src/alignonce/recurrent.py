@@ -1,11 +1,13 @@
 """Recurrent layers that carry the error back, through time and between layers, through feedback weights.
 
-PyTorch's fused kernels take all time steps and layers in one call and read W in their backward pass, so
-that they are taken apart here: one product for the inputs of all time steps, then one for the hidden state
-at each step. Between these products nothing has a weight, and the gradients through it are exact.
+An LSTM runs by PyTorch's own kernels, which are given B in the backward pass (:mod:`alignonce.fused_lstm`).
+Where these do not fit, and for the other recurrent layers, the layer is taken apart: one product for the
+inputs of all time steps, then one for the hidden state at each step. Between these products nothing has a
+weight, and the gradients through it are exact.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -13,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from alignonce import functional
+from alignonce import functional, fused_lstm
 from alignonce.layers import FeedbackLayer, register_kind
 from alignonce.modes import runs_exactly
 
@@ -158,27 +160,63 @@ class _FeedbackRNNBase(_Recurrent, nn.RNNBase):
 
     def _through_time(self, x: Tensor, state: State, sizes: Tensor | None, name: str) -> tuple[Tensor, State]:
         """One layer in one direction; shapes as above, but for the first dimension of states."""
-        gates = self._linear(f"ih_{name}", x)
-        steps = gates.unbind() if sizes is None else gates.split(sizes.tolist())
         reverse = name.endswith("_reverse")
-        state = tuple(s.to(gates.dtype) for s in state)
-        outputs = []
-        for from_input in reversed(steps) if reverse else steps:
-            # The sequences are ordered by length: those behind the first n have ended, or, in reverse, not
-            # begun. Their states stay.
-            n = len(from_input)
-            others = () if n == len(state[0]) else tuple(s[n:] for s in state)
-            if others:
-                state = tuple(s[:n] for s in state)
-            state = _STEPS[self.mode](from_input, self._linear(f"hh_{name}", state[0]), state)
-            if self.proj_size:
-                state = (self._linear(f"hr_{name}", state[0]), *state[1:])
-            outputs.append(state[0])
-            if others:
-                state = tuple(torch.cat(pair) for pair in zip(state, others, strict=True))
-        if reverse:
-            outputs.reverse()
-        return torch.stack(outputs) if sizes is None else torch.cat(outputs), state
+        if self.mode == "LSTM" and not self.proj_size and sizes is None:
+            parts: list[list[Any]] = [
+                [getattr(self, f"{sort}_{part}_{name}", None) for part in ("ih", "hh")]
+                for sort in ("weight", "bias", "feedback")
+            ]
+            weights, biases, feedbacks = parts
+            if fused_lstm.fits((x, *state, *weights, *biases)):
+
+                def step_by_step(x: Any, state: Any, weights: Any, biases: Any) -> fused_lstm.Result:
+                    maps = [
+                        partial(functional.linear, weight=w, feedback=f, bias=b)
+                        for w, f, b in zip(weights, feedbacks, biases, strict=True)
+                    ]
+                    output, (hidden, cell) = _unroll("LSTM", x, state, None, reverse, *maps)
+                    return output, hidden, cell
+
+                output, hidden, cell = fused_lstm.run(
+                    x, state, weights, biases, feedbacks, reverse, step_by_step
+                )
+                return output, (hidden, cell)
+        project = partial(self._linear, f"hr_{name}") if self.proj_size else None
+        from_input, from_hidden = partial(self._linear, f"ih_{name}"), partial(self._linear, f"hh_{name}")
+        return _unroll(self.mode, x, state, sizes, reverse, from_input, from_hidden, project)
+
+
+def _unroll(
+    mode: str,
+    x: Tensor,
+    state: State,
+    sizes: Tensor | None,
+    reverse: bool,
+    from_input: Callable[[Tensor], Tensor],
+    from_hidden: Callable[[Tensor], Tensor],
+    project: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, State]:
+    """Step by step through time, given the maps of input and state to gates, and that of a projection."""
+    gates = from_input(x)
+    steps = gates.unbind() if sizes is None else gates.split(sizes.tolist())
+    state = tuple(s.to(gates.dtype) for s in state)
+    outputs = []
+    for step in reversed(steps) if reverse else steps:
+        # The sequences are ordered by length: those behind the first n have ended, or, in reverse, not
+        # begun. Their states stay.
+        n = len(step)
+        others = () if n == len(state[0]) else tuple(s[n:] for s in state)
+        if others:
+            state = tuple(s[:n] for s in state)
+        state = _STEPS[mode](step, from_hidden(state[0]), state)
+        if project is not None:
+            state = (project(state[0]), *state[1:])
+        outputs.append(state[0])
+        if others:
+            state = tuple(torch.cat(pair) for pair in zip(state, others, strict=True))
+    if reverse:
+        outputs.reverse()
+    return torch.stack(outputs) if sizes is None else torch.cat(outputs), state
 
 
 class _FeedbackCell(_Recurrent, nn.RNNCellBase):
