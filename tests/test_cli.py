@@ -47,7 +47,7 @@ def test_help_teaches_with_examples(command, capsys):
 
 def test_help_does_not_load_matplotlib():
     script = (
-        "import sys\nfrom alignonce.cli import main\n"
+        "import sys\nfrom alignonce.cli.main import main\n"
         "try: main(['compare', '--help'])\nexcept SystemExit: pass\n"
         "sys.exit('matplotlib' in sys.modules or 'safetensors' in sys.modules)"
     )
@@ -140,9 +140,7 @@ def test_unknown_commands_and_options_exit_with_2(args, capsys):
 
 @pytest.mark.parametrize("command", ["train", "compare"])
 def test_unwritable_folder_is_found_before_the_data_are_read(command, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(
-        f"alignonce.commands.{command}.load_data_of", lambda *_: pytest.fail("read data in vain")
-    )
+    monkeypatch.setattr(f"alignonce.cli.{command}.load_data_of", lambda *_: pytest.fail("read data in vain"))
     (tmp_path / "file").write_text("")
     assert run(command, *SMALL, "--out", str(tmp_path / "file" / "out")) == 2
     assert "out: cannot write into" in capsys.readouterr().err
@@ -152,7 +150,7 @@ def test_ctrl_c_exits_with_130(monkeypatch, tmp_path, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("alignonce.commands.compare.load_data_of", interrupt)
+    monkeypatch.setattr("alignonce.cli.compare.load_data_of", interrupt)
     assert run("compare", *SMALL, "--out", str(tmp_path)) == 130
     assert "interrupted" in capsys.readouterr().err
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from alignonce.cli import main
+from alignonce.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

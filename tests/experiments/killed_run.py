@@ -15,8 +15,8 @@ import torch
 from small_runs import made_data, small_config
 
 from alignonce.experiments.compare import train_and_save
-from alignonce.experiments.resuming import SaveEvery
-from alignonce.experiments.runs import RunFolder
+from alignonce.experiments.runs.folder import RunFolder
+from alignonce.experiments.training.resuming import SaveEvery
 
 
 def attempt(folder: Path, rule: str) -> int:

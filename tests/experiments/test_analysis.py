@@ -12,17 +12,17 @@ from small_runs import made_data, save_small_run, small_config
 from torch.nn import functional as F
 
 from alignonce.diagnostics import compare_gradients, leading_eigenvalues, random_plane, surface
-from alignonce.experiments.analysis import groups as groups_module
-from alignonce.experiments.analysis.derived import corruption_summaries
-from alignonce.experiments.analysis.figures import FIGURES
-from alignonce.experiments.analysis.groups import GROUPS
-from alignonce.experiments.analysis.material import Material
-from alignonce.experiments.analysis.plan import GROUP_NAMES, AnalysisPlan
-from alignonce.experiments.analysis.run import analyse, failure_lines
-from alignonce.experiments.analysis.summary import masking_lines, summary_table
-from alignonce.experiments.analysis.table import AnalysisTable, Row, setting_of
-from alignonce.experiments.runs import RunFolder
-from alignonce.experiments.training import as_pixels, train
+from alignonce.experiments.measures import groups as groups_module
+from alignonce.experiments.measures.derived import corruption_summaries
+from alignonce.experiments.measures.figures import FIGURES
+from alignonce.experiments.measures.groups import GROUPS
+from alignonce.experiments.measures.material import Material
+from alignonce.experiments.measures.plan import GROUP_NAMES, AnalysisPlan
+from alignonce.experiments.measures.run import analyse, failure_lines
+from alignonce.experiments.measures.summary import masking_lines, summary_table
+from alignonce.experiments.measures.table import AnalysisTable, Row, setting_of
+from alignonce.experiments.runs.folder import RunFolder
+from alignonce.experiments.training.loop import as_pixels, train
 from alignonce.robustness import adversarial_evaluation, corruption_accuracy
 
 SMALL = {
@@ -201,7 +201,7 @@ def count_steps(monkeypatch, fail=()):
         return counted
 
     changed = {n: replace(g, steps=counting(n, g.steps)) for n, g in GROUPS.items()}
-    monkeypatch.setattr("alignonce.experiments.analysis.run.GROUPS", changed)
+    monkeypatch.setattr("alignonce.experiments.measures.run.GROUPS", changed)
     return taken
 
 
@@ -211,7 +211,7 @@ FAST = ("flow", "generalisation")
 @pytest.fixture
 def undrawn(monkeypatch):
     """Figures take longer than what these tests are about."""
-    monkeypatch.setattr("alignonce.experiments.analysis.run.save_all_figures", lambda *_: [])
+    monkeypatch.setattr("alignonce.experiments.measures.run.save_all_figures", lambda *_: [])
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -278,7 +278,7 @@ def test_interruption_keeps_what_was_measured(runs, tmp_path, monkeypatch):
         return real(subject, plan)
 
     changed = GROUPS | {"generalisation": replace(GROUPS["generalisation"], steps=interrupt)}
-    monkeypatch.setattr("alignonce.experiments.analysis.run.GROUPS", changed)
+    monkeypatch.setattr("alignonce.experiments.measures.run.GROUPS", changed)
     result = small_analysis(runs, tmp_path, measures=FAST)
     assert result.interrupted
     assert {(row.run, row.group) for row in result.table} == {

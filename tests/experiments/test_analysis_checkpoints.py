@@ -5,12 +5,12 @@ from small_runs import made_data, save_small_run, small_config
 from torch.nn import functional as F
 
 from alignonce.diagnostics import compare_gradients, trajectory_plane
-from alignonce.experiments.analysis.plan import AnalysisPlan
-from alignonce.experiments.analysis.run import analyse
-from alignonce.experiments.analysis.table import AnalysisTable
 from alignonce.experiments.compare import train_and_save
-from alignonce.experiments.runs import RunFolder
-from alignonce.experiments.training import as_pixels
+from alignonce.experiments.measures.plan import AnalysisPlan
+from alignonce.experiments.measures.run import analyse
+from alignonce.experiments.measures.table import AnalysisTable
+from alignonce.experiments.runs.folder import RunFolder
+from alignonce.experiments.training.loop import as_pixels
 
 PLAN = AnalysisPlan(
     checkpoints=True, measures=("alignment", "flow", "curvature"), images=24, products=6, eigenvalues=2,

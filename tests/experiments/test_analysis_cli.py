@@ -3,7 +3,7 @@ import torch
 from small_runs import made_data, save_small_run
 
 from alignonce import cli
-from alignonce.commands import analyse as analyse_command
+from alignonce.cli import analyse as analyse_command
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_interruption_exits_with_130(run_folder, tmp_path, monkeypatch, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("alignonce.experiments.analysis.run._measure", interrupt)
+    monkeypatch.setattr("alignonce.experiments.measures.run._measure", interrupt)
     assert run("analyse", run_folder, "--measures", "flow", "--out", tmp_path / "out") == 130
     assert "goes on from here" in capsys.readouterr().out
 

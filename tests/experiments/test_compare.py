@@ -7,9 +7,9 @@ from small_runs import made_data, small_config, without_time
 
 from alignonce.experiments import compare as module
 from alignonce.experiments.compare import compare, comparison_table, train_and_save
-from alignonce.experiments.config import CompareConfig
-from alignonce.experiments.runs import RunFolder
-from alignonce.experiments.training import train
+from alignonce.experiments.config.run import CompareConfig
+from alignonce.experiments.runs.folder import RunFolder
+from alignonce.experiments.training.loop import train
 
 
 def small_comparison(**changes) -> CompareConfig:

@@ -2,9 +2,9 @@ import pytest
 from pydantic import ValidationError
 
 from alignonce import Backpropagation, KolenPollack, RandomFeedback, SoftAlignment
-from alignonce.experiments.config import CompareConfig, RunConfig
-from alignonce.experiments.rule_specs import KNOWN_RULES, canonical_rule, parse_rule
-from alignonce.experiments.seeds import derived_seed
+from alignonce.experiments.config.rule_specs import KNOWN_RULES, canonical_rule, parse_rule
+from alignonce.experiments.config.run import CompareConfig, RunConfig
+from alignonce.experiments.config.seeds import derived_seed
 
 
 def test_rule_specs_name_the_rules():

@@ -2,8 +2,8 @@ import pytest
 import torch
 from small_runs import made_data, small_config, without_time
 
-from alignonce.experiments.engine import Engine
-from alignonce.experiments.training import train
+from alignonce.experiments.training.engine import Engine
+from alignonce.experiments.training.loop import train
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 3, 7])

@@ -4,9 +4,9 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 from small_runs import made_data, made_result, small_config
 
-from alignonce.experiments.config import DEFAULT_RULES
-from alignonce.experiments.figures import comparison_figure, rule_color, rule_label, save_figure
-from alignonce.experiments.runs import RunFolder
+from alignonce.experiments.config.run import DEFAULT_RULES
+from alignonce.experiments.figures.comparison import comparison_figure, rule_color, rule_label, save_figure
+from alignonce.experiments.runs.folder import RunFolder
 
 
 def made_runs(tmp_path, rules=DEFAULT_RULES, seeds=(0,)):

@@ -2,8 +2,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from alignonce.experiments.config import CompareConfig, RunConfig
-from alignonce.experiments.format_specs import KNOWN_FORMATS, canonical_format, parse_format
+from alignonce.experiments.config.format_specs import KNOWN_FORMATS, canonical_format, parse_format
+from alignonce.experiments.config.run import CompareConfig, RunConfig
 from alignonce.experiments.models import build_run_model
 from alignonce.formats import FP8, Dense, Int4, Int8, LowRank, SemiStructured, Sign, Sparse
 from alignonce.layers import FeedbackLayer

@@ -9,7 +9,7 @@ import pytest
 import torch
 from small_runs import without_time
 
-from alignonce.experiments.runs import RunFolder
+from alignonce.experiments.runs.folder import RunFolder
 
 pytestmark = pytest.mark.faults
 

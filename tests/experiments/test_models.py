@@ -7,12 +7,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from alignonce import alignment, audit_weight_transport, evolve, feedback_weights
-from alignonce.experiments.config import RunConfig
+from alignonce.experiments.config.network import NetworkConfig
+from alignonce.experiments.config.rule_specs import KNOWN_RULES
+from alignonce.experiments.config.run import RunConfig
 from alignonce.experiments.data import load_data
 from alignonce.experiments.models import Normalise, build_model, build_run_model
-from alignonce.experiments.network_config import NetworkConfig
-from alignonce.experiments.rule_specs import KNOWN_RULES
-from alignonce.experiments.training import as_pixels, train
+from alignonce.experiments.training.loop import as_pixels, train
 
 SMALL = [
     {"model": "mlp", "depth": 2, "width": 16},

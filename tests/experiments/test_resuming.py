@@ -15,11 +15,11 @@ from small_runs import made_data, small_config, without_time
 from torch.nn import functional as F
 
 from alignonce.experiments.compare import train_and_save
-from alignonce.experiments.resuming import ResumePoint, ResumePoints, SaveEvery
-from alignonce.experiments.runs import RunFolder, find_folder, free_folder
+from alignonce.experiments.runs.folder import RunFolder, find_folder, free_folder
 from alignonce.experiments.tasks import ImageClassification
-from alignonce.experiments.tracking import build_tracker
-from alignonce.experiments.training import train
+from alignonce.experiments.training.loop import train
+from alignonce.experiments.training.resuming import ResumePoint, ResumePoints, SaveEvery
+from alignonce.experiments.training.tracking import build_tracker
 
 pytestmark = pytest.mark.faults
 
@@ -360,7 +360,7 @@ def test_run_goes_on_when_no_point_can_be_written(tmp_path):
 
 
 def test_run_that_cannot_be_saved_can_still_be_finished(tmp_path, monkeypatch):
-    from alignonce.experiments import runs
+    from alignonce.experiments.runs import folder as runs
 
     data, config = made_data(), small_config()
 
@@ -408,7 +408,7 @@ def test_senseless_intervals_are_refused(seconds, steps):
 
 
 def test_points_are_due_by_steps_or_by_time(tmp_path, monkeypatch):
-    from alignonce.experiments import resuming
+    from alignonce.experiments.training import resuming
 
     now = 100.0
     monkeypatch.setattr(resuming.time, "monotonic", lambda: now)

@@ -6,11 +6,11 @@ import pytest
 import torch
 from small_runs import made_data, save_small_run, small_config
 
-from alignonce.experiments import runs
 from alignonce.experiments.files import ensure_writable, write_atomically
-from alignonce.experiments.metrics import Measurement, Metrics, angle_deg
-from alignonce.experiments.runs import RunFolder, find_folder, free_folder
-from alignonce.experiments.training import TrainingResult, evaluate, train
+from alignonce.experiments.runs import folder as runs
+from alignonce.experiments.runs.folder import RunFolder, find_folder, free_folder
+from alignonce.experiments.training.loop import TrainingResult, evaluate, train
+from alignonce.experiments.training.metrics import Measurement, Metrics, angle_deg
 
 
 def test_run_comes_back_from_disk_as_it_was(tmp_path):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from alignonce.experiments.schedules import rate_factor
+from alignonce.experiments.config.schedules import rate_factor
 
 
 def test_cosine_falls_as_pytorchs_schedule_does():

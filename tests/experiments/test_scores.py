@@ -1,7 +1,7 @@
 import pytest
 
-from alignonce.experiments.metrics import Measurement, Metrics
-from alignonce.experiments.scores import ACCURACY, SCORES, score_of
+from alignonce.experiments.runs.scores import ACCURACY, SCORES, score_of
+from alignonce.experiments.training.metrics import Measurement, Metrics
 
 
 @pytest.mark.parametrize("score", SCORES)

@@ -4,8 +4,8 @@ from small_runs import made_data, small_config
 from torch.nn import functional as F
 
 from alignonce import alignment
-from alignonce.experiments.stacked import StackedNetworks
 from alignonce.experiments.tasks import ImageClassification
+from alignonce.experiments.training.stacked import StackedNetworks
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def networks_of(task, rules, **changes):
 
 @pytest.mark.parametrize("calls", [1, 20], ids=["traced", "untraced"])
 def test_gradients_are_those_of_each_network_on_its_own_batch(task, monkeypatch, calls):
-    monkeypatch.setattr("alignonce.experiments.stacked._CALLS_BEFORE_TRACING", calls)
+    monkeypatch.setattr("alignonce.experiments.training.stacked._CALLS_BEFORE_TRACING", calls)
     networks = networks_of(task, ["fa", "soft:0.5", "soft:1"])
     stacked = StackedNetworks(networks, task.loss)
     for size in (8, 5):
@@ -42,7 +42,7 @@ def test_gradients_are_those_of_each_network_on_its_own_batch(task, monkeypatch,
 
 
 def test_tracing_counts_no_batch_for_running_statistics(task, monkeypatch):
-    monkeypatch.setattr("alignonce.experiments.stacked._CALLS_BEFORE_TRACING", 2)
+    monkeypatch.setattr("alignonce.experiments.training.stacked._CALLS_BEFORE_TRACING", 2)
     networks = networks_of(task, ["fa", "fa"], model="resnet", depth=1, width=4)
     stacked = StackedNetworks(networks, task.loss)
     for batches, size in enumerate((8, 8, 8, 5), start=1):  # traced in the second

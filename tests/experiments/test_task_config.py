@@ -2,7 +2,7 @@
 
 import pytest
 
-from alignonce.experiments.config import CompareConfig, RunConfig
+from alignonce.experiments.config.run import CompareConfig, RunConfig
 
 
 def test_defaults_are_those_of_the_task_and_its_network():

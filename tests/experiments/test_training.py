@@ -7,13 +7,13 @@ from small_runs import made_data, small_config, without_time
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from alignonce import RandomFeedback, set_learning_rule
-from alignonce.experiments import training
-from alignonce.experiments.devices import pick_device
+from alignonce.experiments.config.devices import pick_device
+from alignonce.experiments.config.schedules import rate_factor
+from alignonce.experiments.config.seeds import derived_seed
 from alignonce.experiments.models import build_run_model
-from alignonce.experiments.schedules import rate_factor
-from alignonce.experiments.seeds import derived_seed
 from alignonce.experiments.tasks import images
-from alignonce.experiments.training import evaluate, train
+from alignonce.experiments.training import loop as training
+from alignonce.experiments.training.loop import evaluate, train
 
 
 def test_run_twice_measures_bitwise_the_same():

@@ -2,8 +2,8 @@ import re
 
 import pytest
 
-from alignonce.report import results_markdown
-from alignonce.report.markdown import escaped
+from alignonce.experiments.report import results_markdown
+from alignonce.experiments.report.markdown import escaped
 from made_study import NASTY, RULES, made_content
 
 

@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from alignonce.experiments.figures import rule_label
-from alignonce.report import report_page
+from alignonce.experiments.figures.comparison import rule_label
+from alignonce.experiments.report import report_page
 from made_study import NASTY, RULES, SEEDS, made_content
 
 
@@ -172,7 +172,7 @@ def test_page_is_a_few_megabytes(html):
 def test_study_without_findings_or_measures_makes_a_page(content):
     from dataclasses import replace
 
-    from alignonce.experiments.studies.evidence import Evidence
+    from alignonce.experiments.facts import Evidence
 
     page = Page(report_page(replace(content, evidence=Evidence(), findings=[], claims=[], failures={})))
     text = next(text for _, text in page.all("main"))

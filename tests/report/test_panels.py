@@ -3,12 +3,12 @@ from dataclasses import replace
 
 import pytest
 
-from alignonce.experiments.studies.evidence import Fact
-from alignonce.report.drawing import draw_plot, mean_line
-from alignonce.report.number_tables import number_tables, shown
-from alignonce.report.panels import Panel, Plot, Series, lines
-from alignonce.report.plots_claims import claim_plot, claim_sweep_plot
-from alignonce.report.rules import dark_page_color
+from alignonce.experiments.facts import Fact
+from alignonce.experiments.figures.number_tables import number_tables, shown
+from alignonce.experiments.figures.painting import draw_plot, mean_line
+from alignonce.experiments.figures.panels import Panel, Plot, Series, lines
+from alignonce.experiments.figures.rules import dark_page_color
+from alignonce.experiments.report.plots_claims import claim_plot, claim_sweep_plot
 from made_study import made_content
 
 

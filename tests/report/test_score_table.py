@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from alignonce.experiments.studies.evidence import Evidence, Fact
+from alignonce.experiments.facts import Evidence, Fact
+from alignonce.experiments.figures.number_tables import NONE
+from alignonce.experiments.report.plots_training import training_plots
+from alignonce.experiments.report.score_table import score_table
 from alignonce.experiments.studies.study import Study
-from alignonce.report.number_tables import NONE
-from alignonce.report.plots_training import training_plots
-from alignonce.report.score_table import score_table
 from made_study import made_content
 
 BITS = {

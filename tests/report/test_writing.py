@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from alignonce.report import write_report
+from alignonce.experiments.report import write_report
 from made_study import NASTY, made_content
 
 FIGURES = (

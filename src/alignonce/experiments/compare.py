@@ -14,19 +14,19 @@ from rich.console import Console
 from rich.table import Table
 
 from alignonce.diagnostics import Tracker
-from alignonce.experiments.checkpoints import remove_checkpoints
-from alignonce.experiments.config import CompareConfig, RunConfig, TrainingConfig
-from alignonce.experiments.devices import pick_device
-from alignonce.experiments.engine import Engine
-from alignonce.experiments.figures import comparison_figure, rule_label, save_figure
+from alignonce.experiments.config.devices import pick_device
+from alignonce.experiments.config.run import CompareConfig, RunConfig, TrainingConfig
+from alignonce.experiments.figures.comparison import comparison_figure, rule_label, save_figure
 from alignonce.experiments.files import ensure_writable, locked, write_atomically
-from alignonce.experiments.live import live_metrics
 from alignonce.experiments.progress import RunBars
-from alignonce.experiments.resuming import SaveEvery
-from alignonce.experiments.runs import RunFolder, RunRecord, find_folder
-from alignonce.experiments.scores import ACCURACY, score_of
+from alignonce.experiments.runs.folder import RunFolder, RunRecord, find_folder
+from alignonce.experiments.runs.scores import ACCURACY, score_of
 from alignonce.experiments.tasks.loading import Learnable, facts_of
-from alignonce.experiments.training import train
+from alignonce.experiments.training.checkpoints import remove_checkpoints
+from alignonce.experiments.training.engine import Engine
+from alignonce.experiments.training.live import live_metrics
+from alignonce.experiments.training.loop import train
+from alignonce.experiments.training.resuming import SaveEvery
 
 CSV_COLUMNS = (
     "rule", "seed", "status", "test_accuracy", "test_loss", "train_accuracy", "train_loss",

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from alignonce.experiments.config import RunConfig
-from alignonce.experiments.training import Progress as RunProgress
+from alignonce.experiments.config.run import RunConfig
+from alignonce.experiments.training.loop import Progress as RunProgress
 
 
 class RunBars:

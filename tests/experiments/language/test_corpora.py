@@ -1,7 +1,7 @@
 import pytest
 
+from alignonce.experiments.data.corpora import load_corpus
 from alignonce.experiments.data.image_data import DataUnavailable
-from alignonce.experiments.language.corpora import load_corpus
 
 
 def documents(folder, count):

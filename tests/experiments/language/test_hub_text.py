@@ -1,7 +1,7 @@
 import pytest
 
-from alignonce.experiments.language.corpora import load_corpus
-from alignonce.experiments.language.hub_text import load_hub_text
+from alignonce.experiments.data.corpora import load_corpus
+from alignonce.experiments.data.hub_text import load_hub_text
 
 datasets = pytest.importorskip("datasets")
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from alignonce.experiments.language.sampling import sample
 from alignonce.experiments.models import GPT
+from alignonce.experiments.models.sampling import sample
 
 PROMPT = [1, 2, 3]
 

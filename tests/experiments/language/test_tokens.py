@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignonce.experiments.language.tokens import BytePairTokens, learn_tokens, load_tokens
+from alignonce.experiments.data.tokens import BytePairTokens, learn_tokens, load_tokens
 
 TEXT = ("def read(file):\n    return file.read()\n" * 50 + "naïve café: §5\n").encode()
 

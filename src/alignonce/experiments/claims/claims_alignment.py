@@ -11,7 +11,7 @@ from alignonce.experiments.claims.finding import Claim
 from alignonce.experiments.claims.numbers import ACCURACY, Numbers, Place, Quantity
 from alignonce.experiments.claims.questions import Answer, Question
 from alignonce.experiments.claims.samples import Samples, Term, weighted_sum
-from alignonce.experiments.rule_specs import split_rule
+from alignonce.experiments.config.rule_specs import split_rule
 
 ALL_COSINES = "soft"
 """The rule of a finding that takes random feedback and all cosines of soft alignment together."""

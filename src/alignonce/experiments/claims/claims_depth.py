@@ -12,7 +12,7 @@ from alignonce.experiments.claims.finding import Claim
 from alignonce.experiments.claims.numbers import ACCURACY, Numbers, Place
 from alignonce.experiments.claims.questions import Answer, Question, others
 from alignonce.experiments.claims.samples import Samples, Term, weighted_sum
-from alignonce.experiments.studies.evidence import cell_settings
+from alignonce.experiments.facts import cell_settings
 
 
 class _Depths(NamedTuple):

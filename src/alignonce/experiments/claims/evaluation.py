@@ -11,8 +11,8 @@ from alignonce.experiments.claims.finding import Finding
 from alignonce.experiments.claims.numbers import Numbers
 from alignonce.experiments.claims.questions import Question
 from alignonce.experiments.claims.verdicts import judge
-from alignonce.experiments.seeds import derived_seed
-from alignonce.experiments.studies.evidence import Evidence
+from alignonce.experiments.config.seeds import derived_seed
+from alignonce.experiments.facts import Evidence
 
 
 def evaluate(

@@ -10,7 +10,7 @@ from alignonce.experiments.models.gpt import GPT
 from alignonce.experiments.models.lstm import RowLSTM
 from alignonce.experiments.models.mlp import MLP
 from alignonce.experiments.models.normalise import Normalise
-from alignonce.experiments.models.resnet18 import ResNet18
+from alignonce.experiments.models.resnet import ResNet18
 from alignonce.experiments.models.small_resnet import SmallResNet
 from alignonce.experiments.models.vgg import VGG
 from alignonce.experiments.models.vit import ViT

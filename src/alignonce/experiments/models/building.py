@@ -11,20 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from alignonce import DirectFeedback, feedback_weights, set_learning_rule
-from alignonce.experiments.config import RunConfig
-from alignonce.experiments.format_specs import parse_format
+from alignonce.experiments.config.format_specs import parse_format
+from alignonce.experiments.config.network import NetworkConfig
+from alignonce.experiments.config.rule_specs import parse_rule
+from alignonce.experiments.config.run import RunConfig
+from alignonce.experiments.config.seeds import derived_seed
 from alignonce.experiments.models.gpt import GPT
 from alignonce.experiments.models.initial_weights import initialise
 from alignonce.experiments.models.lstm import RowLSTM
 from alignonce.experiments.models.mlp import MLP
 from alignonce.experiments.models.normalise import Normalise
-from alignonce.experiments.models.resnet18 import ResNet18
+from alignonce.experiments.models.resnet import ResNet18
 from alignonce.experiments.models.small_resnet import SmallResNet
 from alignonce.experiments.models.vgg import VGG
 from alignonce.experiments.models.vit import ViT
-from alignonce.experiments.network_config import NetworkConfig
-from alignonce.experiments.rule_specs import parse_rule
-from alignonce.experiments.seeds import derived_seed
 
 _PROBE_IMAGES, _PROBE_PIXELS, _PROBE_TOKENS = 256, 1 << 20, 1024
 """At most so much is in a batch of noise, to whose errors a low rank is fitted; but two examples at least."""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from alignonce.experiments.network_config import Init
+from alignonce.experiments.config.network import Init
 
 # As in the code of GPT-2 (Radford et al. 2019), whatever the fan-in.
 _SMALL = 0.02

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alignonce import evolve
-from alignonce.experiments.config import RunConfig
+from alignonce.experiments.config.devices import device_name, pick_device
+from alignonce.experiments.config.run import RunConfig
 from alignonce.experiments.data.image_data import DataUnavailable
-from alignonce.experiments.devices import device_name, pick_device
 from alignonce.experiments.models import build_run_model
 from alignonce.experiments.studies.folder import StudyFolder
 from alignonce.experiments.studies.jobs import Source
@@ -27,7 +27,7 @@ from alignonce.experiments.studies.pool import default_workers
 from alignonce.experiments.studies.shapes import DataShape, shape_of
 from alignonce.experiments.studies.study import Study
 from alignonce.experiments.tasks.task import SavedTask
-from alignonce.experiments.training import build_optimizer
+from alignonce.experiments.training.loop import build_optimizer
 
 # Where a step on a few images takes longer than this, in seconds, it is scaled up in place of a whole batch.
 FEW_IMAGES, QUICK = 16, 0.1

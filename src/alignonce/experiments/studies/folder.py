@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from alignonce.experiments.config import RunConfig
+from alignonce.experiments.config.run import RunConfig
 from alignonce.experiments.files import ensure_writable, write_atomically
-from alignonce.experiments.runs import RunFolder, find_folder
+from alignonce.experiments.runs.folder import RunFolder, find_folder
 from alignonce.experiments.studies.study import Cell, Study, parse_study
 
 RunState = Literal["done", "diverged", "failed", "waiting"]

@@ -8,7 +8,7 @@ from statistics import fmean
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from alignonce.experiments.scores import final_score
+from alignonce.experiments.runs.scores import final_score
 from alignonce.experiments.studies.folder import PlannedRun, RunState, StudyFolder
 from alignonce.experiments.studies.study import Part, Study
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from alignonce.experiments.config import RunConfig
+from alignonce.experiments.config.run import RunConfig
 from alignonce.experiments.data.image_data import ImageData
 from alignonce.experiments.data.known import KNOWN_DATA
 from alignonce.experiments.studies.jobs import Source

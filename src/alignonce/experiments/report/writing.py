@@ -1,0 +1,85 @@
+"""Writing a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa  # type: ignore[import-untyped]
+
+from alignonce.experiments.facts import Fact
+from alignonce.experiments.figures.comparison import save_figure
+from alignonce.experiments.figures.painting import draw_plot
+from alignonce.experiments.files import ensure_writable, write_atomically
+from alignonce.experiments.report.content import ReportContent
+from alignonce.experiments.report.markdown import results_markdown
+from alignonce.experiments.report.page import report_page
+from alignonce.experiments.report.plots_claims import claim_plot, claim_sweep_plot
+from alignonce.experiments.report.tables import write_table
+from alignonce.experiments.report.verdict_figure import verdict_figure
+
+_FACT_TYPES = {
+    "part": pa.string(), "cell": pa.string(), "rule": pa.string(), "seed": pa.int64(), "group": pa.string(),
+    "measure": pa.string(), "item": pa.string(), "setting": pa.string(), "images": pa.int64(),
+    "value": pa.float64(),
+}  # fmt: skip
+_VERDICT_TYPES = {
+    "claim": pa.string(), "sentence": pa.string(), "part": pa.string(), "cell": pa.string(),
+    "rule": pa.string(), "baseline": pa.string(), "estimate": pa.float64(), "low": pa.float64(),
+    "high": pa.float64(), "unit": pa.string(), "verdict": pa.string(), "seeds_needed": pa.int64(),
+    "note": pa.string(),
+}  # fmt: skip
+
+
+def write_report(content: ReportContent, out: Path) -> list[Path]:
+    """Write a report into a folder; files of an earlier report there are replaced.
+
+    | file | what is in it |
+    |---|---|
+    | `report.html` | the page; needs nothing but itself |
+    | `results.md` | verdicts and figures in Markdown |
+    | `figures/NAME.png`, `.pdf` | the figures |
+    | `numbers.csv`, `.parquet` | every number of every run |
+    | `verdicts.csv`, `.parquet` | every finding |
+
+    Args:
+        content: of the report.
+        out: the folder.
+
+    Returns:
+        The files.
+
+    Raises:
+        PermissionError: nothing can be written there.
+    """
+    figures = out / "figures"
+    ensure_writable(figures)
+    files = [out / "report.html", out / "results.md"]
+    write_atomically(files[0], report_page(content))
+    write_atomically(files[1], results_markdown(content))
+    columns: dict[str, list[Any]] = {
+        name: [getattr(fact, name) for fact in content.evidence] for name in Fact._fields
+    }
+    files += write_table(columns, _FACT_TYPES, out / "numbers")
+    files += write_table(_verdict_columns(content), _VERDICT_TYPES, out / "verdicts")
+    if content.findings:
+        files += save_figure(verdict_figure(content), figures / "verdicts.png")
+    makers = (claim_plot, claim_sweep_plot)
+    claims = [plot for claim in content.claims for make in makers if (plot := make(claim, content).drawable)]
+    for plot in [*content.plots(), *claims]:
+        files += save_figure(draw_plot(plot), figures / f"{plot.name}.png")
+    return files
+
+
+def _verdict_columns(content: ReportContent) -> dict[str, list[Any]]:
+    claims = {claim.id: claim for claim in content.claims}
+    of_finding = {
+        name: [getattr(finding, name) for finding in content.findings]
+        for name in _VERDICT_TYPES
+        if name not in ("sentence", "unit")
+    }
+    of_claim = {
+        name: [getattr(claims[finding.claim], name) for finding in content.findings]
+        for name in ("sentence", "unit")
+    }
+    return of_finding | of_claim
