@@ -110,7 +110,7 @@ def test_a_study_without_a_finished_run_has_no_report(finished, tmp_path, capsys
 
 def test_results_are_published_between_the_comments(finished, tmp_path):
     assert cli.main(["report", str(finished / "out")]) == 0
-    docs = Path(__file__).parents[2] / "docs"
+    docs = Path(__file__).parents[3] / "docs"
     script = (
         f"import sys; sys.path.insert(0, {str(docs)!r})\n"
         "from pathlib import Path\nfrom publish import publish\n"
@@ -132,7 +132,7 @@ def test_results_are_published_between_the_comments(finished, tmp_path):
 def test_scores_are_published_in_the_place_of_the_study(finished, tmp_path):
     begin, end = (f"<!-- made by docs/publish.py from made: {word} -->" for word in ("begin", "end"))
     (tmp_path / "page.md").write_text(f"before\n{begin}\nold\n{end}\nafter\n")
-    script = Path(__file__).parents[2] / "docs" / "publish.py"
+    script = Path(__file__).parents[3] / "docs" / "publish.py"
     command = [sys.executable, str(script), "--page", "page.md", str(finished / "out")]
     subprocess.run(command, cwd=tmp_path, check=True)
     text = (tmp_path / "page.md").read_text()

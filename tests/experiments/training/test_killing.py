@@ -14,7 +14,7 @@ from alignonce.experiments.runs.folder import RunFolder
 pytestmark = pytest.mark.faults
 
 HERE = Path(__file__).parent
-# Thirty take two minutes: ALIGNONCE_KILLS=30 pytest tests/experiments/test_killing.py
+# Thirty take two minutes: ALIGNONCE_KILLS=30 pytest tests/experiments/training/test_killing.py
 KILLS = int(os.environ.get("ALIGNONCE_KILLS", "8"))
 
 
