@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from alignonce.diagnostics import Tracker
+from alignonce.experiments.bars import RunBars
 from alignonce.experiments.config.devices import pick_device
 from alignonce.experiments.config.run import CompareConfig, RunConfig, TrainingConfig
 from alignonce.experiments.figures.comparison import comparison_figure, rule_label, save_figure
 from alignonce.experiments.files import ensure_writable, locked, write_atomically
-from alignonce.experiments.progress import RunBars
 from alignonce.experiments.runs.folder import RunFolder, RunRecord, find_folder
 from alignonce.experiments.runs.scores import ACCURACY, score_of
 from alignonce.experiments.tasks.loading import Learnable, facts_of

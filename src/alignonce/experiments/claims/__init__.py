@@ -5,10 +5,10 @@ print(findings_markdown(findings))
 """
 
 from alignonce.experiments.claims.catalogue import CLAIMS
-from alignonce.experiments.claims.claims_alignment import ALL_COSINES
 from alignonce.experiments.claims.evaluation import evaluate
-from alignonce.experiments.claims.finding import SIGNS, VERDICTS, Claim, Finding, Verdict
+from alignonce.experiments.claims.questions import SIGNS, VERDICTS, Claim, Finding, Verdict
 from alignonce.experiments.claims.tables import findings_markdown, findings_table
+from alignonce.experiments.config.rule_specs import ALL_COSINES
 
 __all__ = [
     "ALL_COSINES",

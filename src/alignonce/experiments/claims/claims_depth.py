@@ -8,9 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from alignonce.experiments.claims.claims_accuracy import MARGIN
-from alignonce.experiments.claims.finding import Claim
 from alignonce.experiments.claims.numbers import ACCURACY, Numbers, Place
-from alignonce.experiments.claims.questions import Answer, Question, others
+from alignonce.experiments.claims.questions import Answer, Claim, Question, others
 from alignonce.experiments.claims.samples import Samples, Term, weighted_sum
 from alignonce.experiments.facts import cell_settings
 

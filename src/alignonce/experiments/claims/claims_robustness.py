@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from alignonce.experiments.claims.claims_solutions import NAMES
-from alignonce.experiments.claims.finding import Claim
 from alignonce.experiments.claims.numbers import Numbers, Place, Quantity
-from alignonce.experiments.claims.questions import Answer, Question, compared, others
+from alignonce.experiments.claims.questions import Answer, Claim, Question, compared, others
 from alignonce.experiments.claims.samples import Samples, Term, weighted_sum
 from alignonce.experiments.measures.summary import USUAL_EPS
 

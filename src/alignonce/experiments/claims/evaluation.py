@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from alignonce.experiments.claims.catalogue import QUESTIONS
-from alignonce.experiments.claims.finding import Finding
 from alignonce.experiments.claims.numbers import Numbers
-from alignonce.experiments.claims.questions import Question
+from alignonce.experiments.claims.questions import Finding, Question
 from alignonce.experiments.claims.verdicts import judge
 from alignonce.experiments.config.seeds import derived_seed
 from alignonce.experiments.facts import Evidence

@@ -9,8 +9,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from alignonce.experiments.claims.catalogue import CLAIMS
-from alignonce.experiments.claims.claims_alignment import ALL_COSINES
-from alignonce.experiments.claims.finding import SIGNS, Claim, Finding
+from alignonce.experiments.claims.questions import SIGNS, Claim, Finding
+from alignonce.experiments.config.rule_specs import ALL_COSINES
 
 _STYLES = {"supported": "green", "not supported": "red", "inconclusive": "yellow"}
 _Row = tuple[Claim, str, dict[str, Finding]]

@@ -1,5 +1,7 @@
 """Learning rules as short strings for humans: `bp`, `fa`, `soft:0.5`. Every known rule is listed here."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -174,3 +176,7 @@ def has_fixed_feedback(spec: str) -> bool:
     """
     rule = parse_rule(spec, 0)
     return not (rule.evolves or isinstance(rule, Backpropagation | DirectFeedback))
+
+
+ALL_COSINES = "soft"
+"""The rule of a finding that takes random feedback and all cosines of soft alignment together."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from alignonce.experiments.bars import AnalysisBars
 from alignonce.experiments.config.devices import pick_device
 from alignonce.experiments.data.data_facts import DataFacts
 from alignonce.experiments.data.image_data import ImageData
@@ -19,7 +20,6 @@ from alignonce.experiments.measures.figures import save_all_figures
 from alignonce.experiments.measures.groups import GROUPS, Group, check_libraries
 from alignonce.experiments.measures.material import Material
 from alignonce.experiments.measures.plan import AnalysisPlan
-from alignonce.experiments.measures.progress import AnalysisBars
 from alignonce.experiments.measures.subjects import Subject, find_runs, make_subjects
 from alignonce.experiments.measures.table import AnalysisTable, Measured, Row
 from alignonce.experiments.measures.trajectory import (
