@@ -27,7 +27,7 @@ from alignonce.experiments.config.schedules import Schedule, rate_factor
 from alignonce.experiments.config.seeds import derived_seed
 from alignonce.experiments.data.image_data import ImageData
 from alignonce.experiments.data.loading import load_data
-from alignonce.experiments.figures.comparison import save_figure
+from alignonce.experiments.figures.style import save_figure
 from alignonce.experiments.files import write_atomically
 from alignonce.experiments.models import build_model
 from alignonce.experiments.training.loop import as_pixels, evaluate

@@ -7,7 +7,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect, sync_playwright
 
-from alignonce.experiments.figures.comparison import rule_label
+from alignonce.experiments.figures.style import rule_label
 from alignonce.experiments.report import report_page
 from made_study import NASTY, RULES, made_content
 

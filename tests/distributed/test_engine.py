@@ -18,9 +18,9 @@ from alignonce import (
     exact_gradients,
     set_learning_rule,
 )
-from alignonce.experiments.compare import train_and_save
 from alignonce.experiments.models import build_run_model
 from alignonce.experiments.runs.folder import RunFolder
+from alignonce.experiments.runs.train_into import train_and_save
 from alignonce.experiments.tasks.images import as_pixels
 from alignonce.experiments.training.engine import Engine
 from alignonce.experiments.training.loop import build_optimizer, train

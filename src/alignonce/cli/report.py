@@ -84,9 +84,9 @@ def reproduce(
 def _write(folder: StudyFolder, console: Console) -> None:
     from rich.progress import Progress
 
-    from alignonce.experiments.claims import findings_table
     from alignonce.experiments.report import write_report
-    from alignonce.experiments.report.gathering import gather
+    from alignonce.experiments.report.content import gather
+    from alignonce.experiments.report.markdown import findings_table
 
     with Progress(console=console, transient=True) as bars:
         task = bars.add_task("judging claims", total=None)

@@ -153,7 +153,7 @@ def tell(result: StudyResult, folder: StudyFolder, console: Console) -> int:
 
 
 def _print_cells(folder: StudyFolder, console: Console) -> None:
-    from alignonce.experiments.studies.overview import LEGEND, cell_tables
+    from alignonce.experiments.studies.folder import LEGEND, cell_tables
 
     for table in cell_tables(folder, folder.study()):
         console.print(table)

@@ -53,8 +53,10 @@ def train(
     """
     from rich.console import Console
 
-    from alignonce.experiments.compare import comparison_table, train_and_save
-    from alignonce.experiments.runs.folder import RunFolder, free_folder
+    from alignonce.experiments.compare import comparison_table
+    from alignonce.experiments.runs.finding import free_folder
+    from alignonce.experiments.runs.folder import RunFolder
+    from alignonce.experiments.runs.train_into import train_and_save
     from alignonce.experiments.tasks.loading import facts_of
     from alignonce.experiments.training.engine import Engine, as_launched
     from alignonce.experiments.training.resuming import SaveEvery

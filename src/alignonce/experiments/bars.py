@@ -1,4 +1,4 @@
-"""The progress bar of a study: jobs done, and what is in progress."""
+"""Live progress bars: of the jobs of a study, of runs, of the measures of an analysis."""
 
 from __future__ import annotations
 

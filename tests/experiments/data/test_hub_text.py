@@ -1,7 +1,6 @@
 import pytest
 
-from alignonce.experiments.data.corpora import load_corpus
-from alignonce.experiments.data.hub_text import load_hub_text
+from alignonce.experiments.data.corpora import load_corpus, load_hub_text
 
 datasets = pytest.importorskip("datasets")
 

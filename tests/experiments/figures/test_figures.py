@@ -5,7 +5,8 @@ from PIL import Image
 from small_runs import made_data, made_result, small_config
 
 from alignonce.experiments.config.run import DEFAULT_RULES
-from alignonce.experiments.figures.comparison import comparison_figure, rule_color, rule_label, save_figure
+from alignonce.experiments.figures.comparison import comparison_figure
+from alignonce.experiments.figures.style import rule_color, rule_label, save_figure
 from alignonce.experiments.runs.folder import RunFolder
 
 

@@ -12,15 +12,13 @@ from small_runs import made_data, save_small_run, small_config
 from torch.nn import functional as F
 
 from alignonce.diagnostics import compare_gradients, leading_eigenvalues, random_plane, surface
+from alignonce.experiments.facts import AnalysisTable, Row, setting_of
 from alignonce.experiments.measures import groups as groups_module
-from alignonce.experiments.measures.derived import corruption_summaries
-from alignonce.experiments.measures.figures import FIGURES
 from alignonce.experiments.measures.groups import GROUPS
 from alignonce.experiments.measures.material import Material
 from alignonce.experiments.measures.plan import GROUP_NAMES, AnalysisPlan
-from alignonce.experiments.measures.run import analyse, failure_lines
-from alignonce.experiments.measures.summary import masking_lines, summary_table
-from alignonce.experiments.measures.table import AnalysisTable, Row, setting_of
+from alignonce.experiments.measures.run import FIGURES, analyse, failure_lines
+from alignonce.experiments.measures.summary import corruption_summaries, masking_lines, summary_table
 from alignonce.experiments.runs.folder import RunFolder
 from alignonce.experiments.training.loop import as_pixels, train
 from alignonce.robustness import adversarial_evaluation, corruption_accuracy

@@ -5,11 +5,11 @@ from small_runs import made_data, save_small_run, small_config
 from torch.nn import functional as F
 
 from alignonce.diagnostics import compare_gradients, trajectory_plane
-from alignonce.experiments.compare import train_and_save
+from alignonce.experiments.facts import AnalysisTable
 from alignonce.experiments.measures.plan import AnalysisPlan
 from alignonce.experiments.measures.run import analyse
-from alignonce.experiments.measures.table import AnalysisTable
 from alignonce.experiments.runs.folder import RunFolder
+from alignonce.experiments.runs.train_into import train_and_save
 from alignonce.experiments.training.loop import as_pixels
 
 PLAN = AnalysisPlan(

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from alignonce.experiments.figures.comparison import rule_label
+from alignonce.experiments.figures.style import rule_label
 from alignonce.experiments.report import report_page
 from made_study import NASTY, RULES, SEEDS, made_content
 

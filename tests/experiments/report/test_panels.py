@@ -4,10 +4,9 @@ from dataclasses import replace
 import pytest
 
 from alignonce.experiments.facts import Fact
-from alignonce.experiments.figures.number_tables import number_tables, shown
-from alignonce.experiments.figures.painting import draw_plot, mean_line
-from alignonce.experiments.figures.panels import Panel, Plot, Series, lines
-from alignonce.experiments.figures.rules import dark_page_color
+from alignonce.experiments.figures.painting import draw_plot
+from alignonce.experiments.figures.panels import Panel, Plot, Series, lines, mean_line, number_tables, shown
+from alignonce.experiments.figures.style import dark_page_color
 from alignonce.experiments.report.plots_claims import claim_plot, claim_sweep_plot
 from made_study import made_content
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from alignonce.experiments.facts import Evidence, Fact
-from alignonce.experiments.figures.number_tables import NONE
+from alignonce.experiments.figures.panels import NONE
 from alignonce.experiments.report.plots_training import training_plots
 from alignonce.experiments.report.score_table import score_table
 from alignonce.experiments.studies.study import Study

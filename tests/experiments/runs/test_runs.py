@@ -8,7 +8,8 @@ from small_runs import made_data, save_small_run, small_config
 
 from alignonce.experiments.files import ensure_writable, write_atomically
 from alignonce.experiments.runs import folder as runs
-from alignonce.experiments.runs.folder import RunFolder, find_folder, free_folder
+from alignonce.experiments.runs.finding import find_folder, free_folder
+from alignonce.experiments.runs.folder import RunFolder
 from alignonce.experiments.training.loop import TrainingResult, evaluate, train
 from alignonce.experiments.training.metrics import Measurement, Metrics, angle_deg
 

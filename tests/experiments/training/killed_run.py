@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from small_runs import made_data, small_config
 
-from alignonce.experiments.compare import train_and_save
 from alignonce.experiments.runs.folder import RunFolder
+from alignonce.experiments.runs.train_into import train_and_save
 from alignonce.experiments.training.resuming import SaveEvery
 
 

@@ -7,9 +7,9 @@ from small_runs import made_data, small_config, without_time
 from alignonce import feedback_weights
 from alignonce.cli.main import main
 from alignonce.diagnostics import Tracker, compare_gradients
-from alignonce.experiments.compare import train_and_save
 from alignonce.experiments.models import build_run_model
 from alignonce.experiments.runs.folder import RunFolder
+from alignonce.experiments.runs.train_into import train_and_save
 from alignonce.experiments.training.checkpoints import checkpoint_steps
 from alignonce.experiments.training.loop import as_pixels, train
 from alignonce.experiments.training.tracking import build_tracker

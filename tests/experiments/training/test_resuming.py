@@ -14,8 +14,9 @@ import torch
 from small_runs import made_data, small_config, without_time
 from torch.nn import functional as F
 
-from alignonce.experiments.compare import train_and_save
-from alignonce.experiments.runs.folder import RunFolder, find_folder, free_folder
+from alignonce.experiments.runs.finding import find_folder, free_folder
+from alignonce.experiments.runs.folder import RunFolder
+from alignonce.experiments.runs.train_into import train_and_save
 from alignonce.experiments.tasks import ImageClassification
 from alignonce.experiments.training.loop import train
 from alignonce.experiments.training.resuming import ResumePoint, ResumePoints, SaveEvery
@@ -157,12 +158,12 @@ def test_interrupted_command_goes_on_and_cleans_up(tmp_path):
     data, config = made_data(), small_config(rule="soft:0.5", checkpoints=4, epochs=3)
     whole = train_and_save(config, data, RunFolder(tmp_path / "whole"))
     with pytest.MonkeyPatch.context() as patch:
-        from alignonce.experiments import compare
+        from alignonce.experiments.runs import train_into
 
         def stopped(config, data, on_progress, **options):
             return train(config, data, send(signal.SIGTERM, 7), **options)
 
-        patch.setattr(compare, "train", stopped)
+        patch.setattr(train_into, "train", stopped)
         first = train_and_save(config, data, RunFolder(tmp_path / "run"))
     assert first.summary.status == "interrupted"
     assert (tmp_path / "run" / "resume").exists()

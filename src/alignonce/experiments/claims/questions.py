@@ -1,4 +1,4 @@
-"""How a claim is put to the numbers of a study: where it applies, and what is computed there."""
+"""A claim, how it is put to the numbers of a study, and what is found."""
 
 from __future__ import annotations
 
@@ -87,7 +87,6 @@ def compared(
     *,
     factor: float = 1.0,
     relative_to: Quantity | None = None,
-    remark: Callable[[Numbers, Place, str], tuple[str, ...]] = lambda numbers, place, rule: (),
 ) -> Question:
     """Compare a quantity of each rule with that of the claim's baseline, within a seed.
 
@@ -96,7 +95,6 @@ def compared(
         quantity: what to compare.
         factor: of a difference: 100 turns shares into points.
         relative_to: of a ratio: what each rule's quantity is divided by first.
-        remark: what to say besides.
 
     Returns:
         The question.
@@ -113,8 +111,7 @@ def compared(
                 ]
                 samples = weighted_sum(numbers, terms, logarithm=claim.kind == "ratio")
                 if samples is not None:
-                    notes = (*samples.notes, *remark(numbers, place, rule))
-                    yield Answer(place, rule, Samples(samples.values, samples.noise, notes))
+                    yield Answer(place, rule, samples)
 
     return Question(claim, answers)
 

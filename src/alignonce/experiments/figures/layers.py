@@ -7,6 +7,8 @@ from collections.abc import Callable
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from alignonce.experiments.facts import AnalysisTable, Row, setting_of
+from alignonce.experiments.figures.painting import plain_numbers
 from alignonce.experiments.figures.special_style import (
     LineStyle,
     add_caption,
@@ -16,10 +18,7 @@ from alignonce.experiments.figures.special_style import (
     images_text,
     line_key,
     new_figure,
-    plain_numbers,
 )
-from alignonce.experiments.measures.layers import SUBSPACE
-from alignonce.experiments.measures.table import AnalysisTable, Row
 
 _SIDES: dict[str, LineStyle] = {"left": "-", "right": ":"}
 
@@ -98,11 +97,13 @@ def rank_figure(table: AnalysisTable, about: str) -> Figure:
         axes.set_xlabel("layer, input to output")
     sides = [line_key("output side", "-"), line_key("input side", ":")]
     add_legend(figure, table.distinct("rule"), sides)
-    add_caption(
-        figure,
-        f"{about} dW on {images_text(table.pick(measure='rank.gradient'), 'training')}. Subspaces of the "
-        f"{SUBSPACE} leading singular vectors; a layer with no more outputs has the angle 0.",
-    )
+    words = f"{about} dW on {images_text(table.pick(measure='rank.gradient'), 'training')}."
+    if row := next((row for row in table if row.measure.startswith("subspace.")), None):
+        words += (
+            f" Subspaces of the {setting_of(row, 'dimension')} leading singular vectors; a layer with no "
+            "more outputs has the angle 0."
+        )
+    add_caption(figure, words)
     return figure
 
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean, stdev
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from alignonce.experiments.figures.comparison import rule_color, style
-from alignonce.experiments.figures.panels import Panel, Plot, Series
-from alignonce.experiments.figures.rules import label_of
-from alignonce.experiments.figures.special_style import plain_numbers
+from alignonce.experiments.figures.panels import Panel, Plot, Series, mean_line
+from alignonce.experiments.figures.style import label_of, rule_color, style
 
 _WIDTH = 9.0
 _COLUMNS = 3
@@ -152,23 +152,6 @@ def _draw_lines(axes: Axes, panel: Panel, rules: Sequence[str]) -> None:
     axes.set_ylabel(panel.values)
 
 
-def mean_line(series: Sequence[Series]) -> Iterator[tuple[float, float]]:
-    """Average lines over seeds, at each place that any of them has a finite value at.
-
-    Args:
-        series: of one rule.
-
-    Yields:
-        Place and mean, from left to right.
-    """
-    at: dict[float, list[float]] = {}
-    for one in series:
-        for x, y in zip(one.x, one.y, strict=True):
-            if math.isfinite(y):
-                at.setdefault(x, []).append(y)
-    yield from ((x, fmean(at[x])) for x in sorted(at))
-
-
 def _drawable(panel: Panel) -> Iterator[Series]:
     """Leave out what is not finite, or has no place on a logarithmic axis."""
     for series in panel.series:
@@ -190,3 +173,41 @@ def _add_title(figure: Figure, title: str, rules: Sequence[str]) -> None:
         columnspacing=1.4, title=textwrap.fill(title, letters), alignment="left", borderpad=0.1,
         title_fontproperties={"size": 11, "weight": "bold"},
     )  # fmt: skip
+
+
+def plain_numbers(axis: Axis, values: Iterable[float]) -> None:
+    """Label a logarithmic axis with few and readable numbers.
+
+    Args:
+        axis: the axis.
+        values: what is drawn along it.
+    """
+    known = [v for v in values if math.isfinite(v) and v > 0]
+    decades = math.log10(max(known) / min(known)) if known else 1.0
+    if decades < 0.7:
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    else:
+        axis.set_major_locator(LogLocator(10, (1, 2, 5) if decades < 2 else (1,), numticks=8))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: readable(value, digits=3)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def readable(value: float, digits: int = 2) -> str:
+    """Write a number of any size.
+
+    Args:
+        value: the number.
+        digits: of a number below 1; larger ones have three, powers of ten two.
+
+    Returns:
+        Such as `0.16`, `3,860` or, as mathematics, 1.1 times a power of ten.
+    """
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if 1e-3 <= abs(value) < 1e4:
+        return f"{float(f'{value:.{digits if abs(value) < 1 else 3}g}'):,g}"
+    power = math.floor(math.log10(abs(value)) + 1e-9)
+    factor = f"{value / 10**power:.2g}"
+    if factor in ("1", "-1"):
+        return f"${factor[:-1]}10^{{{power}}}$"
+    return f"${factor}\\cdot10^{{{power}}}$"

@@ -1,13 +1,18 @@
-"""What a figure shows, apart from how it is drawn: the page and the image files are drawn from the same."""
+"""What a figure shows, apart from how it is drawn: the page and the image files are drawn from the same.
+
+And the numbers of a figure as tables: for who cannot see it, and for who wants to read them off.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from statistics import fmean, stdev
+from typing import Literal, NamedTuple
 
 from alignonce.experiments.facts import Fact, Key
+from alignonce.experiments.figures.style import label_of
 
 
 @dataclass(frozen=True)
@@ -128,3 +133,84 @@ def lines(facts: Iterable[Fact], place: Callable[[Fact], float], scale: float = 
         Series(rule, seed, tuple(sum(at[x]) / len(at[x]) for x in sorted(at)), tuple(sorted(at)))
         for (rule, seed), at in runs.items()
     )
+
+
+def mean_line(series: Sequence[Series]) -> Iterator[tuple[float, float]]:
+    """Average lines over seeds, at each place that any of them has a finite value at.
+
+    Args:
+        series: of one rule.
+
+    Yields:
+        Place and mean, from left to right.
+    """
+    at: dict[float, list[float]] = {}
+    for one in series:
+        for x, y in zip(one.x, one.y, strict=True):
+            if math.isfinite(y):
+                at.setdefault(x, []).append(y)
+    yield from ((x, fmean(at[x])) for x in sorted(at))
+
+
+NONE = "\N{EN DASH}"
+"""Stands where there is nothing."""
+
+
+class NumberTable(NamedTuple):
+    """One table; the first of each row names it."""
+
+    caption: str
+    heads: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+
+def number_tables(plot: Plot) -> list[NumberTable]:
+    """Write the numbers of a figure.
+
+    Args:
+        plot: the figure.
+
+    Returns:
+        One table for each panel: of dots, means and standard deviations by rule; of lines, means by place.
+    """
+    return [
+        _of_dots(panel, plot.rules) if panel.kind == "dots" else _of_lines(panel, plot.rules)
+        for panel in plot.panels
+    ]
+
+
+def shown(value: float, digits: int = 3) -> str:
+    """Write a number for people.
+
+    Args:
+        value: any number.
+        digits: how many, unless there are more before the decimal point.
+
+    Returns:
+        The number; a dash for what is not finite.
+    """
+    if not math.isfinite(value):
+        return NONE
+    text = f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:#.{digits}g}".removesuffix(".")
+    return "0" if value == 0 else text.replace("-", "\N{MINUS SIGN}")
+
+
+def _of_dots(panel: Panel, rules: Sequence[str]) -> NumberTable:
+    rows = []
+    for rule in rules:
+        values = [s.y[0] for s in panel.series if s.rule == rule and math.isfinite(s.y[0])]
+        if values:
+            spread = stdev(values) if len(values) > 1 else math.nan
+            rows.append((label_of(rule), shown(fmean(values), panel.digits), shown(spread), str(len(values))))
+    return NumberTable(f"{panel.title}: {panel.values}", ("Rule", "Mean", "S.d.", "Seeds"), rows)
+
+
+def _of_lines(panel: Panel, rules: Sequence[str]) -> NumberTable:
+    means = {rule: dict(mean_line([s for s in panel.series if s.rule == rule])) for rule in rules}
+    places = sorted({place for line in means.values() for place in line})
+    rows = [
+        (f"{place:g}", *(shown(means[rule].get(place, math.nan), panel.digits) for rule in rules))
+        for place in places
+    ]
+    heads = (panel.along, *map(label_of, rules))
+    return NumberTable(f"{panel.title}: {panel.values}, mean over seeds", heads, rows)

@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from alignonce.experiments.figures.comparison import rule_color, rule_label
+from alignonce.experiments.facts import AnalysisTable, setting_of
+from alignonce.experiments.figures.painting import plain_numbers, readable
 from alignonce.experiments.figures.special_style import (
     add_caption,
     add_legend,
@@ -16,10 +17,8 @@ from alignonce.experiments.figures.special_style import (
     draw_lines,
     images_text,
     new_figure,
-    plain_numbers,
-    readable,
 )
-from alignonce.experiments.measures.table import AnalysisTable, setting_of
+from alignonce.experiments.figures.style import rule_color, rule_label
 
 _COLUMNS = 3
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 import textwrap
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Literal
 
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter
 
-from alignonce.experiments.figures.comparison import rule_color, rule_label
-from alignonce.experiments.measures.table import AnalysisTable, Row
+from alignonce.experiments.facts import AnalysisTable, Row
+from alignonce.experiments.figures.painting import plain_numbers, readable
+from alignonce.experiments.figures.style import rule_color, rule_label
 
 # A page of a paper between its margins: at this width, letters print as large as they are said to be.
 WIDTH = 7.2
@@ -200,41 +200,3 @@ def list_rules(axes: Axes, rules: Sequence[str]) -> None:
     axes.set_ylim(len(rules) - 0.5, -0.75)
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
-
-
-def plain_numbers(axis: Axis, values: Iterable[float]) -> None:
-    """Label a logarithmic axis with few and readable numbers.
-
-    Args:
-        axis: the axis.
-        values: what is drawn along it.
-    """
-    known = [v for v in values if math.isfinite(v) and v > 0]
-    decades = math.log10(max(known) / min(known)) if known else 1.0
-    if decades < 0.7:
-        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    else:
-        axis.set_major_locator(LogLocator(10, (1, 2, 5) if decades < 2 else (1,), numticks=8))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: readable(value, digits=3)))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def readable(value: float, digits: int = 2) -> str:
-    """Write a number of any size.
-
-    Args:
-        value: the number.
-        digits: of a number below 1; larger ones have three, powers of ten two.
-
-    Returns:
-        Such as `0.16`, `3,860` or, as mathematics, 1.1 times a power of ten.
-    """
-    if value == 0 or not math.isfinite(value):
-        return f"{value:g}"
-    if 1e-3 <= abs(value) < 1e4:
-        return f"{float(f'{value:.{digits if abs(value) < 1 else 3}g}'):,g}"
-    power = math.floor(math.log10(abs(value)) + 1e-9)
-    factor = f"{value / 10**power:.2g}"
-    if factor in ("1", "-1"):
-        return f"${factor[:-1]}10^{{{power}}}$"
-    return f"${factor}\\cdot10^{{{power}}}$"

@@ -15,11 +15,10 @@ from alignonce.diagnostics import (
     spectral_density,
     surface,
 )
+from alignonce.experiments.facts import Measured, settings
 from alignonce.experiments.measures.material import in_parts
-from alignonce.experiments.measures.plan import AnalysisPlan
-from alignonce.experiments.measures.steps import Step
+from alignonce.experiments.measures.plan import AnalysisPlan, Step
 from alignonce.experiments.measures.subjects import Subject
-from alignonce.experiments.measures.table import Measured, settings
 
 _DENSITY_POINTS = 400
 

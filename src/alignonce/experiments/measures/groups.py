@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from alignonce.experiments.measures import curvature, layers, performance, robustness
-from alignonce.experiments.measures.plan import AnalysisPlan, GroupName
-from alignonce.experiments.measures.steps import Step
+from alignonce.experiments.measures.plan import AnalysisPlan, GroupName, Step
 from alignonce.experiments.measures.subjects import Subject
 
 

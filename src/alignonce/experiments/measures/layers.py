@@ -17,13 +17,12 @@ from alignonce.diagnostics import (
     subspace_alignment,
     weight_alignment,
 )
-from alignonce.experiments.measures.plan import AnalysisPlan
-from alignonce.experiments.measures.steps import Step
+from alignonce.experiments.facts import Measured, settings
+from alignonce.experiments.measures.plan import AnalysisPlan, Step
 from alignonce.experiments.measures.subjects import Subject
-from alignonce.experiments.measures.table import Measured, settings
 from alignonce.model_access import exact_gradients
 
-SUBSPACE = 10
+_SUBSPACE = 10
 """Dimension of the leading subspaces whose angles are measured."""
 _SINGULAR_VALUES = 10
 
@@ -43,7 +42,7 @@ def alignment_steps(subject: Subject, plan: AnalysisPlan) -> list[Step]:
 
     def of_weights() -> Iterator[Measured]:
         yield from as_rows("weight", weight_alignment(model), 0)
-        yield from as_rows("subspace", subspace_alignment(model, SUBSPACE), 0, settings(dimension=SUBSPACE))
+        yield from as_rows("subspace", subspace_alignment(model, _SUBSPACE), 0, settings(dimension=_SUBSPACE))
 
     steps = [
         Step(

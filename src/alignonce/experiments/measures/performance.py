@@ -8,11 +8,10 @@ from functools import partial
 from torch.nn import functional as F
 
 from alignonce.diagnostics import generalisation
+from alignonce.experiments.facts import Measured, settings
 from alignonce.experiments.measures.material import in_parts
-from alignonce.experiments.measures.plan import AnalysisPlan
-from alignonce.experiments.measures.steps import Step
+from alignonce.experiments.measures.plan import AnalysisPlan, Step
 from alignonce.experiments.measures.subjects import Subject
-from alignonce.experiments.measures.table import Measured, settings
 from alignonce.robustness import (
     DeviceMismatch,
     Quantisation,

@@ -3,9 +3,12 @@
 The default sizes are such that six runs of the default network take a few minutes on two cores.
 """
 
-from typing import Literal, Self, get_args
+from collections.abc import Callable, Iterable
+from typing import Literal, NamedTuple, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from alignonce.experiments.facts import Measured
 
 GroupName = Literal[
     "alignment", "flow", "curvature", "landscape", "generalisation", "corruptions", "weights", "adversarial"
@@ -120,3 +123,10 @@ class AnalysisPlan(BaseModel):
             The number.
         """
         return DEFAULT_IMAGES[group] if self.images is None else self.images
+
+
+class Step(NamedTuple):
+    """`take` measures; `title` is shown meanwhile."""
+
+    title: str
+    take: Callable[[], Iterable[Measured]]

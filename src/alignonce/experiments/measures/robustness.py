@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from alignonce.experiments.measures.plan import AnalysisPlan
-from alignonce.experiments.measures.steps import Step
+from alignonce.experiments.facts import Measured, settings
+from alignonce.experiments.measures.plan import AnalysisPlan, Step
 from alignonce.experiments.measures.subjects import Subject
-from alignonce.experiments.measures.table import Measured, settings
 from alignonce.robustness import CORRUPTIONS, adversarial_evaluation, corruption_accuracy
 
 NO_MASKING = "no sign of gradient masking"

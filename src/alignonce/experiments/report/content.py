@@ -1,19 +1,21 @@
-"""What a report is about: all that its page, figures and tables are made from."""
+"""What a report is about: all that its page, figures and tables are made from, gathered from a study."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from alignonce.experiments.claims import Claim, Finding
+from alignonce.experiments.claims import CLAIMS, Claim, Finding, evaluate
 from alignonce.experiments.facts import Evidence
 from alignonce.experiments.figures.panels import Plot
 from alignonce.experiments.report.plots_measures import measure_plots
 from alignonce.experiments.report.plots_training import training_plots
 from alignonce.experiments.report.subjects import swept_cells
 from alignonce.experiments.runs.records import Environment
-from alignonce.experiments.studies.study import Study
+from alignonce.experiments.studies.collecting import collect_evidence
+from alignonce.experiments.studies.folder import StudyFolder
+from alignonce.experiments.studies.study import Study, load_study, shipped_studies
 
 
 @dataclass(frozen=True)
@@ -66,3 +68,41 @@ def _filled(plots: Iterator[Plot]) -> Iterator[Plot]:
     for plot in plots:
         if plot.drawable:
             yield plot.drawable
+
+
+def gather(folder: StudyFolder, on_progress: Callable[[int, int], None] | None = None) -> ReportContent:
+    """Collect the numbers of a study as far as it is done, and judge its claims.
+
+    Args:
+        folder: of the study.
+        on_progress: called with the number of claims judged, and of all.
+
+    Returns:
+        What `write_report` takes.
+
+    Raises:
+        FileNotFoundError: there is no study in the folder, or none of its runs is finished.
+        ValueError: a file is damaged, or runs of one cell learnt from different data.
+    """
+    study = folder.study()
+    finished = [run.folder for run in folder.runs(study) if run.folder.is_finished()]
+    if not finished:
+        raise FileNotFoundError(f"{folder.path} holds no finished run: alignonce study run comes first")
+    evidence = collect_evidence(folder, study)
+    findings = evaluate(evidence, on_progress=on_progress)
+    environments = _distinct([run.environment() for run in finished])
+    return ReportContent(
+        study, evidence, CLAIMS, findings, environments, _commands(study, folder), folder.failures()
+    )
+
+
+def _distinct(environments: list[Environment]) -> list[Environment]:
+    """Those that differ in more than the time; of like ones the latest."""
+    found = {env.model_copy(update={"time": ""}).model_dump_json(): env for env in environments}
+    return list(found.values())
+
+
+def _commands(study: Study, folder: StudyFolder) -> list[str]:
+    if study.name in shipped_studies() and load_study(study.name) == study:
+        return [f"alignonce reproduce --study {study.name}"]
+    return [f"alignonce study run {study.name}.yaml --out {folder.path}", f"alignonce report {folder.path}"]

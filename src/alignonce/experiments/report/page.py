@@ -17,12 +17,9 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
 from alignonce.experiments.claims import SIGNS, Claim, Finding
-from alignonce.experiments.figures.comparison import rule_color
-from alignonce.experiments.figures.number_tables import NONE, number_tables, shown
-from alignonce.experiments.figures.panels import Plot
-from alignonce.experiments.figures.rules import dark_page_color, label_of
+from alignonce.experiments.figures.panels import NONE, Plot, number_tables, shown
+from alignonce.experiments.figures.style import dark_page_color, label_of, rule_color
 from alignonce.experiments.report.content import ReportContent
-from alignonce.experiments.report.method import METHOD
 from alignonce.experiments.report.plots_claims import claim_plot, claim_sweep_plot
 from alignonce.experiments.report.verdicts import (
     ORDER,
@@ -37,7 +34,13 @@ from alignonce.experiments.report.verdicts import (
     verdict_rows,
     where,
 )
-from alignonce.experiments.report.words import diverged_words, environment_words, part_words, run_words
+from alignonce.experiments.report.words import (
+    METHOD,
+    diverged_words,
+    environment_words,
+    part_words,
+    run_words,
+)
 
 
 def report_page(content: ReportContent) -> str:

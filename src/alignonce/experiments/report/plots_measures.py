@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from alignonce.experiments.facts import Evidence, Fact
+from alignonce.experiments.facts import Evidence, Fact, setting_of
 from alignonce.experiments.figures.panels import Panel, Plot, dots, lines
-from alignonce.experiments.report.subjects import setting_of, subjects
+from alignonce.experiments.report.subjects import subjects
 from alignonce.experiments.studies.study import Study
 
 _ROUTES = {
@@ -81,7 +81,7 @@ def measure_plots(study: Study, evidence: Evidence) -> Iterator[Plot]:
 
 
 def _flow(facts: Evidence) -> Iterator[Panel]:
-    of_rule = Evidence(fact for fact in facts if setting_of(fact, "route") == "rule")
+    of_rule = Evidence(fact for fact in facts if setting_of(fact, "route", "") == "rule")
     # The diagnostics list layers in the order of the backward pass.
     layers = list(reversed(facts.pick(measure="flow.weight_norms").distinct("item")))
     yield Panel(
@@ -94,12 +94,12 @@ def _flow(facts: Evidence) -> Iterator[Panel]:
 
 
 def _curvature(facts: Evidence) -> Iterator[Panel]:
-    leading = [fact for fact in facts.pick(measure="eigenvalue") if setting_of(fact, "rank") == "1"]
+    leading = [fact for fact in facts.pick(measure="eigenvalue") if setting_of(fact, "rank", "") == "1"]
     yield Panel("Largest eigenvalue", "dots", "eigenvalue", dots(leading), log=True)
     yield Panel("Trace of the Hessian", "dots", "trace", dots(facts.pick(measure="trace")), log=True)
     for measure, title in (("sharpness", "Sharpness"), ("adaptive_sharpness", "Adaptive sharpness")):
         chosen = facts.pick(measure=measure)
-        radius = " or ".join(dict.fromkeys(setting_of(fact, "radius") for fact in chosen))
+        radius = " or ".join(dict.fromkeys(setting_of(fact, "radius", "") for fact in chosen))
         yield Panel(title, "dots", f"rise of the loss within radius {radius}", dots(chosen), log=True)
 
 
@@ -120,7 +120,7 @@ def _attacks(facts: Evidence) -> Iterator[Panel]:
     accuracy = facts.pick(measure="accuracy")
     clean = accuracy.pick(item="none")
     for route, route_title in _ROUTES.items():
-        by_route = Evidence(fact for fact in accuracy if setting_of(fact, "route") == route)
+        by_route = Evidence(fact for fact in accuracy if setting_of(fact, "route", "") == route)
         for attack in by_route.distinct("item"):
             attacked = by_route.pick(item=attack)
             known = set(attacked.distinct("rule"))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from alignonce.experiments.facts import Evidence, Fact, Key, cell_settings
+from alignonce.experiments.facts import Evidence, Fact, Key, cell_settings, setting_of
 from alignonce.experiments.figures.panels import Panel, Plot, dots, lines
 from alignonce.experiments.report.subjects import (
     along_words,
     diverged_runs,
-    setting_of,
     steady_parts,
     subjects,
     swept_groups,
@@ -34,12 +33,12 @@ def training_plots(study: Study, evidence: Evidence) -> Iterator[Plot]:
     for score in SCORES:
         facts = run.pick(measure=score.metric, item="")
         yield from _score_plots(study, facts, score, diverged_runs(evidence))
-        curves = Evidence(fact for fact in facts if setting_of(fact, "epoch"))
+        curves = Evidence(fact for fact in facts if setting_of(fact, "epoch", ""))
         yield _learning(study, curves, score, steady)
         for part in study.parts:
             if swept_setting(part) is not None:
                 yield _learning(study, curves, score, (part.name,), f"-{part.name}", f": {part.title}")
-    angles = Evidence(f for f in run.pick(measure="angle_deg") if setting_of(f, "epoch"))
+    angles = Evidence(f for f in run.pick(measure="angle_deg") if setting_of(f, "epoch", ""))
     yield _alignment(study, angles, steady)
     for part in study.parts:
         if swept_setting(part) is not None:

@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
-from alignonce.experiments.facts import Evidence
-from alignonce.experiments.figures.number_tables import NONE
+from alignonce.experiments.facts import Evidence, setting_of
+from alignonce.experiments.figures.panels import NONE
 from alignonce.experiments.report.content import ReportContent
 from alignonce.experiments.report.markdown import escaped, table_lines
-from alignonce.experiments.report.subjects import setting_of, subjects
+from alignonce.experiments.report.subjects import subjects
 from alignonce.experiments.runs.scores import SCORES, Score
 
 _BASELINE = "bp"
@@ -93,7 +93,7 @@ def _percent(differences: Sequence[float]) -> str:
 
 def _cosines(facts: Evidence) -> str:
     """The lowest and the highest of all layers, means over the seeds."""
-    on_the_way = [fact for fact in facts.pick(measure="cosine") if setting_of(fact, "epoch")]
+    on_the_way = [fact for fact in facts.pick(measure="cosine") if setting_of(fact, "epoch", "")]
     if not on_the_way:
         return NONE
     end = max(float(setting_of(fact, "epoch")) for fact in on_the_way)

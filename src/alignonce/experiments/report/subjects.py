@@ -51,19 +51,6 @@ def subjects(study: Study, facts: Evidence, parts: tuple[str, ...] | None = None
     ]
 
 
-def setting_of(fact: Fact, name: str) -> str:
-    """Read one setting of a fact.
-
-    Args:
-        fact: the fact.
-        name: the setting's name.
-
-    Returns:
-        Its value, as text; "" if it has no such setting.
-    """
-    return dict(word.split("=", 1) for word in fact.setting.split(" ") if "=" in word).get(name, "")
-
-
 def swept_setting(part: Part) -> str | None:
     """Find the number that a part varies, for the horizontal axis of its figure.
 

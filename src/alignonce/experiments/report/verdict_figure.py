@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from alignonce.experiments.claims import SIGNS, Finding, Verdict
-from alignonce.experiments.figures.comparison import style
-from alignonce.experiments.figures.number_tables import NONE, shown
-from alignonce.experiments.figures.rules import label_of
+from alignonce.experiments.figures.panels import NONE, shown
+from alignonce.experiments.figures.style import label_of, style
 from alignonce.experiments.report.content import ReportContent
 from alignonce.experiments.report.verdicts import VerdictRow, judged_rules, statistic_words, verdict_rows
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from alignonce.experiments.claims import VERDICTS, Claim, Finding, Verdict
-from alignonce.experiments.figures.number_tables import shown
-from alignonce.experiments.figures.rules import label_of
+from alignonce.experiments.figures.panels import shown
+from alignonce.experiments.figures.style import label_of
 from alignonce.experiments.report.content import ReportContent
 
 ORDER: dict[Verdict, int] = {"not supported": 0, "inconclusive": 1, "supported": 2}

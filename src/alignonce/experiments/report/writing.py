@@ -1,21 +1,24 @@
-"""Writing a report."""
+"""Writing a report: its page, figures and tables, the tables as CSV and as Parquet."""
 
 from __future__ import annotations
 
+import csv
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from alignonce.experiments.facts import Fact
-from alignonce.experiments.figures.comparison import save_figure
 from alignonce.experiments.figures.painting import draw_plot
+from alignonce.experiments.figures.style import save_figure
 from alignonce.experiments.files import ensure_writable, write_atomically
 from alignonce.experiments.report.content import ReportContent
 from alignonce.experiments.report.markdown import results_markdown
 from alignonce.experiments.report.page import report_page
 from alignonce.experiments.report.plots_claims import claim_plot, claim_sweep_plot
-from alignonce.experiments.report.tables import write_table
 from alignonce.experiments.report.verdict_figure import verdict_figure
 
 _FACT_TYPES = {
@@ -83,3 +86,27 @@ def _verdict_columns(content: ReportContent) -> dict[str, list[Any]]:
         for name in ("sentence", "unit")
     }
     return of_finding | of_claim
+
+
+def write_table(
+    columns: Mapping[str, Sequence[Any]], types: Mapping[str, pa.DataType], path: Path
+) -> list[Path]:
+    """Write a table twice.
+
+    Args:
+        columns: names and values, all as long as each other.
+        types: of each column, in its order in the files.
+        path: of the files, whose suffix is replaced.
+
+    Returns:
+        The CSV file, in which numbers are written so that they read back exactly, and the Parquet file.
+    """
+    files = [path.with_suffix(".csv"), path.with_suffix(".parquet")]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(types)
+    writer.writerows(zip(*(columns[name] for name in types), strict=True))
+    write_atomically(files[0], text.getvalue())
+    table = pa.table({name: pa.array(columns[name], kind) for name, kind in types.items()})
+    write_atomically(files[1], lambda temporary: pq.write_table(table, temporary))
+    return files

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from alignonce.experiments.facts import Evidence, Fact, Key
-from alignonce.experiments.measures.table import AnalysisTable
+from alignonce.experiments.facts import AnalysisTable, Evidence, Fact, Key
 from alignonce.experiments.runs.folder import RunRecord
 from alignonce.experiments.runs.records import error_carrying_layers
 from alignonce.experiments.runs.scores import ACCURACY, score_of

@@ -9,17 +9,16 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from alignonce.experiments.figures.comparison import rule_color
+from alignonce.experiments.facts import AnalysisTable, setting_of
+from alignonce.experiments.figures.painting import plain_numbers, readable
 from alignonce.experiments.figures.special_style import (
     add_caption,
     add_legend,
     draw_lines,
     images_text,
     new_figure,
-    plain_numbers,
-    readable,
 )
-from alignonce.experiments.measures.table import AnalysisTable, setting_of
+from alignonce.experiments.figures.style import rule_color
 
 
 def training_figure(table: AnalysisTable, about: str) -> Figure | None:
