@@ -20,10 +20,10 @@ from collections.abc import Callable
 import torch
 
 from alignonce import evolve
-from alignonce.experiments.config import RunConfig
-from alignonce.experiments.engine import Engine
+from alignonce.experiments.config.run import RunConfig
 from alignonce.experiments.tasks.loading import as_task, load_learnable
-from alignonce.experiments.training import build_optimizer
+from alignonce.experiments.training.engine import Engine
+from alignonce.experiments.training.loop import build_optimizer
 from timing import interleave, machine
 
 WORK: dict[str, RunConfig] = {

@@ -22,15 +22,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from alignonce import Dense, FeedbackFormat, LowRank, RuleSummary, SoftAlignment, set_learning_rule
-from alignonce.experiments.config import NetworkConfig
+from alignonce.experiments.config.run import NetworkConfig
+from alignonce.experiments.config.schedules import Schedule, rate_factor
+from alignonce.experiments.config.seeds import derived_seed
 from alignonce.experiments.data.image_data import ImageData
 from alignonce.experiments.data.loading import load_data
-from alignonce.experiments.figures import save_figure
+from alignonce.experiments.figures.style import save_figure
 from alignonce.experiments.files import write_atomically
 from alignonce.experiments.models import build_model
-from alignonce.experiments.schedules import Schedule, rate_factor
-from alignonce.experiments.seeds import derived_seed
-from alignonce.experiments.training import as_pixels, evaluate
+from alignonce.experiments.training.loop import as_pixels, evaluate
 from formats import FORMATS
 from timing import interleave, machine
 

@@ -22,12 +22,12 @@ from torch import nn
 
 from alignonce import Dense, FeedbackFormat, LowRank, Sign, SoftAlignment, alignment, set_learning_rule
 from alignonce.diagnostics import compare_gradients, functional_alignment
-from alignonce.experiments.config import NetworkConfig
+from alignonce.experiments.config.run import NetworkConfig
+from alignonce.experiments.config.seeds import derived_seed
 from alignonce.experiments.data.image_data import ImageData
 from alignonce.experiments.data.loading import load_data
 from alignonce.experiments.models import build_model
-from alignonce.experiments.seeds import derived_seed
-from alignonce.experiments.training import as_pixels, evaluate
+from alignonce.experiments.training.loop import as_pixels, evaluate
 
 COMPRESSED: dict[str, FeedbackFormat] = {
     "rank 1/8": LowRank(1 / 8),

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from alignonce.experiments.config import RunConfig
+from alignonce.experiments.config.run import RunConfig
 from alignonce.experiments.data.loading import load_data
-from alignonce.experiments.together import groups_of, train_together
-from alignonce.experiments.training import train
+from alignonce.experiments.training.loop import train
+from alignonce.experiments.training.together import groups_of, train_together
 from timing import interleave, machine
 
 RULES = {"bp": ("bp",), "feedback": ("fa", "soft:0.25", "soft:0.5", "soft:0.75")}

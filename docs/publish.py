@@ -14,15 +14,13 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from alignonce.experiments.claims import findings_markdown
 from alignonce.experiments.files import write_atomically
+from alignonce.experiments.report import results_markdown
+from alignonce.experiments.report.content import ReportContent, gather
+from alignonce.experiments.report.markdown import escaped, findings_markdown
+from alignonce.experiments.report.score_table import score_table
+from alignonce.experiments.report.words import environment_words
 from alignonce.experiments.studies.folder import StudyFolder
-from alignonce.report import results_markdown
-from alignonce.report.content import ReportContent
-from alignonce.report.gathering import gather
-from alignonce.report.markdown import escaped
-from alignonce.report.score_table import score_table
-from alignonce.report.words import environment_words
 
 DOCS = Path(__file__).parent
 BEGIN, END = "<!-- made by docs/publish.py: begin -->", "<!-- made by docs/publish.py: end -->"

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from alignonce.experiments.claims import Claim, Finding, Verdict
-from alignonce.experiments.records import Environment
-from alignonce.experiments.studies.evidence import Evidence, Fact
+from alignonce.experiments.facts import Evidence, Fact
+from alignonce.experiments.report import ReportContent
+from alignonce.experiments.runs.records import Environment
 from alignonce.experiments.studies.study import Study
-from alignonce.report import ReportContent
 
 NASTY = "<script>alert(1)</script>"
 RULES = ("bp", "fa", "soft:0.5", "soft:1", "kp:0.001")

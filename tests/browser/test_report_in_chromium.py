@@ -7,8 +7,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect, sync_playwright
 
-from alignonce.experiments.figures import rule_label
-from alignonce.report import report_page
+from alignonce.experiments.figures.style import rule_label
+from alignonce.experiments.report import report_page
 from made_study import NASTY, RULES, made_content
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -18,12 +18,12 @@ from alignonce import (
     exact_gradients,
     set_learning_rule,
 )
-from alignonce.experiments.compare import train_and_save
-from alignonce.experiments.engine import Engine
 from alignonce.experiments.models import build_run_model
-from alignonce.experiments.runs import RunFolder
+from alignonce.experiments.runs.folder import RunFolder
+from alignonce.experiments.runs.train_into import train_and_save
 from alignonce.experiments.tasks.images import as_pixels
-from alignonce.experiments.training import build_optimizer, train
+from alignonce.experiments.training.engine import Engine
+from alignonce.experiments.training.loop import build_optimizer, train
 from alignonce.formats.base import gathered
 from experiments.small_runs import made_data, small_config, without_time
 

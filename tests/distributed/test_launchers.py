@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from alignonce.cli import main
-from alignonce.experiments.config import RunConfig
-from alignonce.experiments.engine import as_launched
-from alignonce.experiments.runs import RunFolder
+from alignonce.cli.main import main
+from alignonce.experiments.config.run import RunConfig
+from alignonce.experiments.runs.folder import RunFolder
+from alignonce.experiments.training.engine import as_launched
 from experiments.small_runs import without_time
 
 pytestmark = pytest.mark.distributed

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from alignonce.experiments.config import RunConfig
+from alignonce.experiments.config.run import RunConfig
 from alignonce.experiments.data.image_data import ImageData
-from alignonce.experiments.metrics import Measurement, Metrics
 from alignonce.experiments.models import build_run_model
-from alignonce.experiments.runs import RunFolder, RunRecord
-from alignonce.experiments.training import TrainingResult, train
+from alignonce.experiments.runs.folder import RunFolder, RunRecord
+from alignonce.experiments.training.loop import TrainingResult, train
+from alignonce.experiments.training.metrics import Measurement, Metrics
 
 
 def made_data(train_size: int = 200, shape: tuple[int, int, int] = (1, 8, 8), classes: int = 4) -> ImageData:

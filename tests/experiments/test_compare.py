@@ -5,11 +5,12 @@ import pytest
 from rich.console import Console
 from small_runs import made_data, small_config, without_time
 
-from alignonce.experiments import compare as module
-from alignonce.experiments.compare import compare, comparison_table, train_and_save
-from alignonce.experiments.config import CompareConfig
-from alignonce.experiments.runs import RunFolder
-from alignonce.experiments.training import train
+from alignonce.experiments.compare import compare, comparison_table
+from alignonce.experiments.config.run import CompareConfig
+from alignonce.experiments.runs import train_into as module
+from alignonce.experiments.runs.folder import RunFolder
+from alignonce.experiments.runs.train_into import train_and_save
+from alignonce.experiments.training.loop import train
 
 
 def small_comparison(**changes) -> CompareConfig:

@@ -10,15 +10,15 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 
-from alignonce.experiments.config import CompareConfig, RunConfig
+from alignonce.experiments.config.run import CompareConfig, RunConfig
 from alignonce.experiments.data.idx import read_idx
 from alignonce.experiments.data.image_data import ImageData
-from alignonce.experiments.metrics import Metrics
-from alignonce.experiments.resuming import ResumePoint, ResumePoints, read_identity
-from alignonce.experiments.runs import RunFolder
+from alignonce.experiments.runs.folder import RunFolder
 from alignonce.experiments.studies.folder import StudyFolder
 from alignonce.experiments.studies.study import MOST_RUNS, load_study
-from alignonce.experiments.training import train
+from alignonce.experiments.training.loop import train
+from alignonce.experiments.training.metrics import Metrics
+from alignonce.experiments.training.resuming import ResumePoint, ResumePoints, read_identity
 
 IDENTITY = {"config": {"epochs": 2}}
 POINT = ResumePoint(3, {"a": torch.arange(4.0)}, {"metrics": [1.5]})

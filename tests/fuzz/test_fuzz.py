@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from monsters import SMALL
 from targets import TARGETS, run, saved_run
 
-from alignonce.experiments.config import RunConfig
+from alignonce.experiments.config.run import RunConfig
 from alignonce.experiments.data.idx import to_idx_gz
 
 HERE = Path(__file__).parent

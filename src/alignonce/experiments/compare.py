@@ -7,26 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TypeVar
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from alignonce.diagnostics import Tracker
-from alignonce.experiments.checkpoints import remove_checkpoints
-from alignonce.experiments.config import CompareConfig, RunConfig, TrainingConfig
-from alignonce.experiments.devices import pick_device
-from alignonce.experiments.engine import Engine
-from alignonce.experiments.figures import comparison_figure, rule_label, save_figure
-from alignonce.experiments.files import ensure_writable, locked, write_atomically
-from alignonce.experiments.live import live_metrics
-from alignonce.experiments.progress import RunBars
-from alignonce.experiments.resuming import SaveEvery
-from alignonce.experiments.runs import RunFolder, RunRecord, find_folder
-from alignonce.experiments.scores import ACCURACY, score_of
-from alignonce.experiments.tasks.loading import Learnable, facts_of
-from alignonce.experiments.training import train
+from alignonce.experiments.bars import RunBars
+from alignonce.experiments.config.devices import pick_device
+from alignonce.experiments.config.run import CompareConfig
+from alignonce.experiments.figures.comparison import comparison_figure
+from alignonce.experiments.figures.style import rule_label, save_figure
+from alignonce.experiments.files import ensure_writable, write_atomically
+from alignonce.experiments.runs.finding import find_folder
+from alignonce.experiments.runs.folder import RunRecord
+from alignonce.experiments.runs.scores import ACCURACY, score_of
+from alignonce.experiments.runs.train_into import train_into, with_actual_data
+from alignonce.experiments.tasks.loading import Learnable
 
 CSV_COLUMNS = (
     "rule", "seed", "status", "test_accuracy", "test_loss", "train_accuracy", "train_loss",
@@ -70,7 +66,7 @@ def compare(config: CompareConfig, data: Learnable, out: Path, console: Console 
     """
     ensure_writable(out)
     pick_device(config.device)
-    config = _with_actual_data(config, data)
+    config = with_actual_data(config, data)
     write_atomically(out / "compare.json", config.model_dump_json(indent=2) + "\n")
     plan = [(run, find_folder(out, run, data)) for run in config.runs()]
     records: list[RunRecord] = []
@@ -82,7 +78,7 @@ def compare(config: CompareConfig, data: Learnable, out: Path, console: Console 
                     records.append(folder.load())
                     skipped += 1
                 else:
-                    records.append(_train_into(folder, run, data, bars))
+                    records.append(train_into(folder, run, data, bars))
                 bars.finish_run()
                 if records[-1].summary.status == "interrupted":
                     raise KeyboardInterrupt
@@ -94,35 +90,6 @@ def compare(config: CompareConfig, data: Learnable, out: Path, console: Console 
     write_atomically(out / "compare.csv", lambda path: _write_csv(path, records, out))
     figures = save_figure(comparison_figure(records), out / "compare.png")
     return Comparison(records, [out / "compare.csv", *figures], skipped, interrupted)
-
-
-def train_and_save(
-    config: RunConfig,
-    data: Learnable,
-    folder: RunFolder,
-    console: Console | None = None,
-    tracker: Tracker | None = None,
-    *,
-    engine: Engine | None = None,
-    every: SaveEvery | None = None,
-) -> RunRecord:
-    """Do one run, and save it in a folder that holds no finished run; an unfinished one goes on.
-
-    Args:
-        config: the run.
-        data: what to learn from.
-        folder: where to save it.
-        console: where to show progress; None shows none.
-        tracker: takes measures during training, which are saved with the run.
-        engine: what to compute with; None sets it up as configured. Its processes all call this.
-        every: how often to write a resume point; None: every minute.
-
-    Returns:
-        The saved run.
-    """
-    config = _with_actual_data(config, data)
-    with RunBars(console, 1) as bars:
-        return _train_into(folder, config, data, bars, tracker, engine=engine, every=every)
 
 
 def comparison_table(runs: Sequence[RunRecord]) -> Table:
@@ -159,51 +126,6 @@ def comparison_table(runs: Sequence[RunRecord]) -> Table:
             _status_text(group),
         )
     return table
-
-
-def _train_into(
-    folder: RunFolder,
-    config: RunConfig,
-    data: Learnable,
-    bars: RunBars,
-    tracker: Tracker | None = None,
-    *,
-    engine: Engine | None = None,
-    every: SaveEvery | None = None,
-) -> RunRecord:
-    engine = engine or Engine(config)
-    if not engine.is_first:
-        train(
-            config, data, tracker=tracker, engine=engine, resume=folder.resume_points(config, data, tracker)
-        )
-        engine.wait_for_all()  # until the first process has saved the run
-        return folder.load()
-    ensure_writable(folder.path)
-    with locked(folder.path):
-        folder.prepare()
-        resume = folder.resume_points(config, data, tracker, every)
-        if not resume.exist():
-            remove_checkpoints(folder.path)
-        with live_metrics(folder.path) as metrics:
-            result = train(
-                config, data, bars.follow(config), on_checkpoint=folder.save_checkpoint,
-                tracker=tracker, metrics=metrics, engine=engine, resume=resume,
-            )  # fmt: skip
-        record = folder.save(config, data, result)
-        if result.status != "interrupted":
-            resume.remove()
-    engine.wait_for_all()
-    return record
-
-
-_Config = TypeVar("_Config", bound=TrainingConfig)
-
-
-def _with_actual_data(config: _Config, data: Learnable) -> _Config:
-    """Where the data fell back to the digits, a saved configuration must not name what was not used."""
-    if config.task == "images" and facts_of(data).name == "digits":
-        return config.model_copy(update={"data": "digits"})
-    return config
 
 
 def _mean_text(values: Sequence[float | None], form: str) -> str:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from alignonce.experiments.studies.evidence import Evidence, Fact
+from alignonce.experiments.facts import Evidence, Fact
 
 RULES = ("bp", "fa", "soft:0.25", "soft:0.5", "soft:1")
 

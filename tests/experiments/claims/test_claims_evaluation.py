@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from alignonce.experiments.claims import ALL_COSINES, CLAIMS, evaluate
+from alignonce.experiments.claims import CLAIMS, evaluate
 from alignonce.experiments.claims.claims_alignment import spearman
+from alignonce.experiments.config.rule_specs import ALL_COSINES
 from experiments.claims.made_evidence import accuracies, full_evidence, made_fact
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from alignonce import audit_weight_transport, feedback_weights
-from alignonce.experiments.config import RunConfig
+from alignonce.experiments.config.run import RunConfig
 from alignonce.experiments.models import GPT, build_language_model
 
 TOKENS = torch.randint(0, 256, (3, 12), generator=torch.Generator().manual_seed(1))

@@ -1,9 +1,9 @@
 import torch
 
-from alignonce.experiments.config import RunConfig
+from alignonce.experiments.config.run import RunConfig
 from alignonce.experiments.data import load_data
 from alignonce.experiments.models import RowLSTM
-from alignonce.experiments.training import train
+from alignonce.experiments.training.loop import train
 
 
 def test_rows_are_read_from_top_to_bottom():

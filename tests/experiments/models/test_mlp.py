@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alignonce import alignment, audit_weight_transport, evolve, feedback_weights
-from alignonce.experiments.config import CompareConfig, RunConfig
+from alignonce.experiments.config.network import NetworkConfig
+from alignonce.experiments.config.rule_specs import KNOWN_RULES
+from alignonce.experiments.config.run import CompareConfig, RunConfig
 from alignonce.experiments.models import build_model, build_run_model
-from alignonce.experiments.network_config import NetworkConfig
-from alignonce.experiments.rule_specs import KNOWN_RULES
 
 SHAPE, CLASSES = (1, 8, 8), 10
 IMAGES, LABELS = (

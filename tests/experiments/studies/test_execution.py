@@ -13,7 +13,7 @@ import yaml
 from made_studies import TRAIN, made_part, made_study
 
 from alignonce.experiments.files import locked
-from alignonce.experiments.runs import RunFolder
+from alignonce.experiments.runs.folder import RunFolder
 from alignonce.experiments.studies.execution import run_study
 from alignonce.experiments.studies.folder import StudyFolder
 from alignonce.experiments.studies.jobs import Source, Train

@@ -1,9 +1,9 @@
 import pytest
 from PIL import Image
 
-from alignonce.experiments.config import RunConfig
+from alignonce.experiments.config.run import RunConfig
+from alignonce.experiments.studies.estimate import DataShape, shape_of
 from alignonce.experiments.studies.jobs import Source
-from alignonce.experiments.studies.shapes import DataShape, shape_of
 from alignonce.experiments.studies.study import load_study
 
 

@@ -2,10 +2,10 @@ import pytest
 import torch
 from small_runs import made_data, small_config
 
-from alignonce.experiments.config import RunConfig
+from alignonce.experiments.config.run import RunConfig
 from alignonce.experiments.tasks import ImageClassification
 from alignonce.experiments.tasks.images import as_pixels
-from alignonce.experiments.training import train
+from alignonce.experiments.training.loop import train
 
 
 def test_task_and_its_data_train_alike():

@@ -4,12 +4,12 @@ from collections import Counter
 import pytest
 import torch
 
-from alignonce.experiments.config import RunConfig
-from alignonce.experiments.language.corpora import Corpus
-from alignonce.experiments.language.tokens import ByteTokens, learn_tokens
-from alignonce.experiments.runs import RunFolder
+from alignonce.experiments.config.run import RunConfig
+from alignonce.experiments.data.corpora import Corpus
+from alignonce.experiments.data.tokens import ByteTokens, learn_tokens
+from alignonce.experiments.runs.folder import RunFolder
 from alignonce.experiments.tasks.language import LanguageModelling
-from alignonce.experiments.training import train
+from alignonce.experiments.training.loop import train
 
 TRAIN = b"".join(b"the %d cats and the %d dogs\n" % (i % 7, i % 5) for i in range(300))
 TEST = TRAIN[40:1500]

@@ -7,7 +7,7 @@ from small_runs import small_config
 from torch.nn import functional as F
 
 from alignonce import SoftAlignment, set_learning_rule
-from alignonce.experiments.training import train
+from alignonce.experiments.training.loop import train
 
 
 @dataclass(frozen=True)

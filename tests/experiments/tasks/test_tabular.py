@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from alignonce.experiments.config import RunConfig
+from alignonce.experiments.config.run import RunConfig
 from alignonce.experiments.data.tables import KNOWN_TABLES, load_table
-from alignonce.experiments.runs import RunFolder
+from alignonce.experiments.runs.folder import RunFolder
 from alignonce.experiments.tasks.tabular import Tabular
-from alignonce.experiments.training import train
+from alignonce.experiments.training.loop import train
 
 
 @pytest.mark.parametrize("name", KNOWN_TABLES)

@@ -7,14 +7,11 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from scipy.stats import rankdata  # type: ignore[import-untyped]
 
-from alignonce.experiments.claims.finding import Claim
 from alignonce.experiments.claims.numbers import ACCURACY, Numbers, Place, Quantity
-from alignonce.experiments.claims.questions import Answer, Question
+from alignonce.experiments.claims.questions import Answer, Claim, Question
 from alignonce.experiments.claims.samples import Samples, Term, weighted_sum
-from alignonce.experiments.rule_specs import split_rule
+from alignonce.experiments.config.rule_specs import ALL_COSINES, split_rule
 
-ALL_COSINES = "soft"
-"""The rule of a finding that takes random feedback and all cosines of soft alignment together."""
 COSINE_MARGIN = 0.1
 """How much the mean cosine of W and B may fall during training and still be called kept."""
 

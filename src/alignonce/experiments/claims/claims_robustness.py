@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from alignonce.experiments.analysis.summary import USUAL_EPS
 from alignonce.experiments.claims.claims_solutions import NAMES
-from alignonce.experiments.claims.finding import Claim
 from alignonce.experiments.claims.numbers import Numbers, Place, Quantity
-from alignonce.experiments.claims.questions import Answer, Question, compared, others
+from alignonce.experiments.claims.questions import Answer, Claim, Question, compared, others
 from alignonce.experiments.claims.samples import Samples, Term, weighted_sum
+from alignonce.experiments.measures.summary import USUAL_EPS
 
 _CORRUPTED = Quantity("corruptions", "mean_accuracy", share_of_images=True)
 _CLEAN = Quantity("corruptions", "accuracy", "none", share_of_images=True)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from alignonce.experiments.claims.finding import Claim
 from alignonce.experiments.claims.numbers import Quantity
-from alignonce.experiments.claims.questions import Question, compared
+from alignonce.experiments.claims.questions import Claim, Question, compared
 
 NAMES = {"fa": "random feedback", "bp": "backpropagation"}
 

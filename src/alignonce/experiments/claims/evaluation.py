@@ -1,4 +1,4 @@
-"""From the numbers of a study to its findings."""
+"""All claims, in the order in which they are told, and from the numbers of a study to its findings."""
 
 from __future__ import annotations
 
@@ -6,13 +6,25 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from alignonce.experiments.claims.catalogue import QUESTIONS
-from alignonce.experiments.claims.finding import Finding
+from alignonce.experiments.claims.claims_accuracy import (
+    ACCURACY_QUESTIONS,
+    DEPTH_QUESTIONS,
+    LANGUAGE_QUESTIONS,
+)
+from alignonce.experiments.claims.claims_alignment import ALIGNMENT_QUESTIONS
+from alignonce.experiments.claims.claims_robustness import ROBUSTNESS_QUESTIONS
+from alignonce.experiments.claims.claims_solutions import SOLUTION_QUESTIONS
 from alignonce.experiments.claims.numbers import Numbers
-from alignonce.experiments.claims.questions import Question
+from alignonce.experiments.claims.questions import Claim, Finding, Question
 from alignonce.experiments.claims.verdicts import judge
-from alignonce.experiments.seeds import derived_seed
-from alignonce.experiments.studies.evidence import Evidence
+from alignonce.experiments.config.seeds import derived_seed
+from alignonce.experiments.facts import Evidence
+
+QUESTIONS: tuple[Question, ...] = (
+    *ACCURACY_QUESTIONS, *DEPTH_QUESTIONS, *ALIGNMENT_QUESTIONS, *SOLUTION_QUESTIONS, *ROBUSTNESS_QUESTIONS,
+    *LANGUAGE_QUESTIONS,
+)  # fmt: skip
+CLAIMS: tuple[Claim, ...] = tuple(question.claim for question in QUESTIONS)
 
 
 def evaluate(

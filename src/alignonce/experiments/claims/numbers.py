@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from alignonce.experiments.studies.evidence import Evidence, Fact
+from alignonce.experiments.facts import Evidence, Fact
 
 
 class Place(NamedTuple):

@@ -11,7 +11,7 @@ import numpy as np
 
 from alignonce.experiments.claims.bootstrap import CountedImages, ImageNoise, KnownImages, Share
 from alignonce.experiments.claims.numbers import ACCURACY, Numbers, Place, Quantity
-from alignonce.experiments.studies.evidence import Fact
+from alignonce.experiments.facts import Fact
 
 
 @dataclass(frozen=True)

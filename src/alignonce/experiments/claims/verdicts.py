@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from alignonce.experiments.claims.bootstrap import bootstrap_interval, half_width
-from alignonce.experiments.claims.finding import Claim, Finding, Verdict
 from alignonce.experiments.claims.numbers import Place
+from alignonce.experiments.claims.questions import Claim, Finding, Verdict
 from alignonce.experiments.claims.samples import Samples
 
 MOST_SEEDS = 1000

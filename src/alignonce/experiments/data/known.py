@@ -1,6 +1,5 @@
 """The data sets that have a name of their own: what they hold, and where they are to be had."""
 
-import math
 from dataclasses import dataclass
 
 
@@ -23,11 +22,6 @@ class KnownData:
     image_shape: tuple[int, int, int]
     num_classes: int
     hub_id: str | None = None
-
-    @property
-    def num_bytes(self) -> int:
-        """Size of all images in bytes, uncompressed: in memory, and as the copy kept in the cache."""
-        return (self.train_images + self.test_images) * math.prod(self.image_shape)
 
 
 _ALL = (

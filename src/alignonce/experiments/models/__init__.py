@@ -5,13 +5,16 @@ return logits, shape (batch, classes). Normalisation is part of the network, so 
 input does so in pixels.
 """
 
-from alignonce.experiments.models.building import build_language_model, build_model, build_run_model
+from alignonce.experiments.models.building import (
+    Normalise,
+    build_language_model,
+    build_model,
+    build_run_model,
+)
 from alignonce.experiments.models.gpt import GPT
 from alignonce.experiments.models.lstm import RowLSTM
 from alignonce.experiments.models.mlp import MLP
-from alignonce.experiments.models.normalise import Normalise
-from alignonce.experiments.models.resnet18 import ResNet18
-from alignonce.experiments.models.small_resnet import SmallResNet
+from alignonce.experiments.models.resnet import ResNet18, SmallResNet
 from alignonce.experiments.models.vgg import VGG
 from alignonce.experiments.models.vit import ViT
 

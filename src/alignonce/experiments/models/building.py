@@ -11,20 +11,80 @@ import torch
 from torch import Tensor, nn
 
 from alignonce import DirectFeedback, feedback_weights, set_learning_rule
-from alignonce.experiments.config import RunConfig
-from alignonce.experiments.format_specs import parse_format
+from alignonce.experiments.config.format_specs import parse_format
+from alignonce.experiments.config.network import Init, NetworkConfig
+from alignonce.experiments.config.rule_specs import parse_rule
+from alignonce.experiments.config.run import RunConfig
+from alignonce.experiments.config.seeds import derived_seed
 from alignonce.experiments.models.gpt import GPT
-from alignonce.experiments.models.initial_weights import initialise
 from alignonce.experiments.models.lstm import RowLSTM
 from alignonce.experiments.models.mlp import MLP
-from alignonce.experiments.models.normalise import Normalise
-from alignonce.experiments.models.resnet18 import ResNet18
-from alignonce.experiments.models.small_resnet import SmallResNet
+from alignonce.experiments.models.resnet import ResNet18, SmallResNet
 from alignonce.experiments.models.vgg import VGG
 from alignonce.experiments.models.vit import ViT
-from alignonce.experiments.network_config import NetworkConfig
-from alignonce.experiments.rule_specs import parse_rule
-from alignonce.experiments.seeds import derived_seed
+
+# As in the code of GPT-2 (Radford et al. 2019), whatever the fan-in.
+_SMALL = 0.02
+
+
+def initialise(model: nn.Module, init: Init, generator: torch.Generator) -> None:
+    """Draw the weights of all layers; biases become zero, norm layers the identity.
+
+    Args:
+        model: the network, in the order of whose layers numbers are drawn.
+        init: He, Glorot, LeCun (normal, by fan-in or fan-in and fan-out) or small (normal, deviation 0.02).
+        generator: where the numbers come from.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            _draw(module.weight, init, generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.MultiheadAttention):
+            # Three matrices in one: each has its own fan-out.
+            for projection in module.in_proj_weight.detach().chunk(3):
+                _draw(projection, init, generator)
+            nn.init.zeros_(module.in_proj_bias)
+        elif isinstance(module, nn.LSTM):
+            for name, values in module.named_parameters(recurse=False):
+                # Four gates in one: each has its own fan-out.
+                for gate in values.detach().chunk(4):
+                    _draw(gate, init, generator) if "weight" in name else nn.init.zeros_(gate)
+        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm):
+            module.reset_parameters()
+
+
+def _draw(weight: Tensor, init: Init, generator: torch.Generator) -> None:
+    if init == "he":
+        nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator)
+    elif init == "lecun":
+        nn.init.normal_(weight, std=weight[0].numel() ** -0.5, generator=generator)
+    elif init == "small":
+        nn.init.normal_(weight, std=_SMALL, generator=generator)
+    else:
+        nn.init.xavier_normal_(weight, generator=generator)
+
+
+class Normalise(nn.Module):
+    """Shift and scale each channel of the pixels to mean 0 and deviation 1 over the training images."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> None:
+        super().__init__()
+        for name, values in (("mean", mean), ("std", std)):
+            tensor = torch.as_tensor(values, dtype=torch.float32).detach().clone().view(1, -1, 1, 1)
+            self.register_buffer(name, tensor)
+        if not bool((self.std >= 0).all()):
+            raise ValueError(f"std must be 0 or more in every channel, got {self.std.flatten().tolist()}")
+        # A channel of one value everywhere has nothing to scale.
+        self.std[self.std == 0] = 1
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the normalised images, same shape."""
+        return (images - self.mean) / self.std
+
 
 _PROBE_IMAGES, _PROBE_PIXELS, _PROBE_TOKENS = 256, 1 << 20, 1024
 """At most so much is in a batch of noise, to whose errors a low rank is fitted; but two examples at least."""

@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from alignonce.experiments.network_config import HiddenNorm
+from alignonce.experiments.config.network import HiddenNorm
 
 _NORMS: dict[HiddenNorm, Callable[[int], nn.Module]] = {
     "none": lambda width: nn.Identity(),

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from alignonce.experiments.analysis.table import AnalysisTable
-from alignonce.experiments.records import error_carrying_layers
-from alignonce.experiments.runs import RunRecord
-from alignonce.experiments.scores import ACCURACY, score_of
-from alignonce.experiments.studies.evidence import Evidence, Fact, Key
+from alignonce.experiments.facts import AnalysisTable, Evidence, Fact, Key
+from alignonce.experiments.runs.folder import RunRecord
+from alignonce.experiments.runs.records import error_carrying_layers
+from alignonce.experiments.runs.scores import ACCURACY, score_of
 from alignonce.experiments.studies.folder import PlannedRun, StudyFolder
 from alignonce.experiments.studies.study import Cell, Study
 

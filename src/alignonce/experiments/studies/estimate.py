@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,17 +18,50 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alignonce import evolve
-from alignonce.experiments.config import RunConfig
-from alignonce.experiments.data.image_data import DataUnavailable
-from alignonce.experiments.devices import device_name, pick_device
+from alignonce.experiments.config.devices import device_name, pick_device
+from alignonce.experiments.config.run import RunConfig
+from alignonce.experiments.data.image_data import DataUnavailable, ImageData
+from alignonce.experiments.data.known import KNOWN_DATA
 from alignonce.experiments.models import build_run_model
 from alignonce.experiments.studies.folder import StudyFolder
 from alignonce.experiments.studies.jobs import Source
 from alignonce.experiments.studies.pool import default_workers
-from alignonce.experiments.studies.shapes import DataShape, shape_of
 from alignonce.experiments.studies.study import Study
 from alignonce.experiments.tasks.task import SavedTask
-from alignonce.experiments.training import build_optimizer
+from alignonce.experiments.training.loop import build_optimizer
+
+
+@dataclass(frozen=True)
+class DataShape:
+    """Sizes of a data set; `image_shape` is (channels, height, width)."""
+
+    train_images: int
+    test_images: int
+    image_shape: tuple[int, int, int]
+    num_classes: int
+
+
+def shape_of(config: RunConfig, source: Source) -> DataShape | SavedTask:
+    """Find out the sizes of a run's data.
+
+    Args:
+        config: the run.
+        source: where data come from.
+
+    Returns:
+        The sizes; of a task other than images, the task itself.
+
+    Raises:
+        ValueError: the data are not known, and not to be had.
+    """
+    known = KNOWN_DATA.get(config.data)
+    if known is not None and config.task == "images":
+        return DataShape(known.train_images, known.test_images, known.image_shape, known.num_classes)
+    data = source.load(config)
+    if not isinstance(data, ImageData):
+        return data
+    return DataShape(len(data.train_labels), len(data.test_labels), data.image_shape, data.num_classes)
+
 
 # Where a step on a few images takes longer than this, in seconds, it is scaled up in place of a whole batch.
 FEW_IMAGES, QUICK = 16, 0.1

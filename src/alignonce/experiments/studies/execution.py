@@ -8,15 +8,15 @@ from itertools import groupby
 
 from rich.console import Console
 
-from alignonce.experiments.analysis.groups import GROUPS, check_libraries
-from alignonce.experiments.devices import pick_device
+from alignonce.experiments.bars import JobBars
+from alignonce.experiments.config.devices import pick_device
 from alignonce.experiments.files import locked
+from alignonce.experiments.measures.groups import GROUPS, check_libraries
 from alignonce.experiments.studies.folder import PlannedRun, RunState, StudyFolder
 from alignonce.experiments.studies.jobs import Measure, Source, Train, TrainTogether
 from alignonce.experiments.studies.pool import Job, OnEnd, OnStart, default_workers, run_in_processes
-from alignonce.experiments.studies.progress import JobBars
 from alignonce.experiments.studies.study import Study
-from alignonce.experiments.together import groups_of
+from alignonce.experiments.training.together import groups_of
 
 Executor = Callable[[Sequence[Job], OnStart, OnEnd], None]
 """Does jobs, and tells when each begins and ends."""

@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from alignonce.experiments.analysis.plan import AnalysisPlan
-from alignonce.experiments.analysis.run import analyse, failure_lines
-from alignonce.experiments.compare import train_and_save
-from alignonce.experiments.config import DATA_FIELDS, RunConfig, TrainingConfig
+from alignonce.experiments.config.run import DATA_FIELDS, RunConfig, TrainingConfig
 from alignonce.experiments.data.image_data import DataUnavailable, ImageData
 from alignonce.experiments.files import locked
-from alignonce.experiments.live import live_metrics
-from alignonce.experiments.runs import RunFolder
+from alignonce.experiments.measures.plan import AnalysisPlan
+from alignonce.experiments.measures.run import analyse, failure_lines
+from alignonce.experiments.runs.folder import RunFolder
+from alignonce.experiments.runs.train_into import train_and_save
 from alignonce.experiments.tasks.loading import Learnable, load_learnable
-from alignonce.experiments.together import train_together
+from alignonce.experiments.training.live import live_metrics
+from alignonce.experiments.training.together import train_together
 
 
 @dataclass(frozen=True)

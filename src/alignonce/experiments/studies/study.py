@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from alignonce.experiments.analysis.plan import AnalysisPlan
-from alignonce.experiments.config import RULE_HELP, CompareConfig, RunConfig, TrainingConfig
+from alignonce.experiments.config.run import RULE_HELP, CompareConfig, RunConfig, TrainingConfig
+from alignonce.experiments.measures.plan import AnalysisPlan
 from alignonce.experiments.studies.yaml_file import read_yaml
 
 _NAME = r"^[a-z0-9][a-z0-9-]*$"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alignonce.experiments.config import RunConfig
+from alignonce.experiments.config.run import RunConfig
 from alignonce.experiments.data.augmentation import Augmentation, augment
 from alignonce.experiments.data.image_data import ImageData
 from alignonce.experiments.models import build_run_model

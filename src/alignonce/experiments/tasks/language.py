@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alignonce.experiments.config import RunConfig
-from alignonce.experiments.data_facts import DataFacts
+from alignonce.experiments.config.run import RunConfig
+from alignonce.experiments.data.data_facts import DataFacts
 from alignonce.experiments.models.building import build_language_model
 from alignonce.experiments.tasks.task import Forward
 
 if TYPE_CHECKING:
-    from alignonce.experiments.language.corpora import Corpus
-    from alignonce.experiments.language.tokens import Tokens
+    from alignonce.experiments.data.corpora import Corpus
+    from alignonce.experiments.data.tokens import Tokens
 
 TEST_WINDOWS = 256
 _TEST_BATCH = 32

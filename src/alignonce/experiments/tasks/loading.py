@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from alignonce.experiments.config import TrainingConfig
+from alignonce.experiments.config.run import TrainingConfig
 from alignonce.experiments.data import load_data, load_data_or_digits
+from alignonce.experiments.data.corpora import load_corpus
+from alignonce.experiments.data.data_facts import DataFacts
 from alignonce.experiments.data.image_data import ImageData
 from alignonce.experiments.data.tables import load_table
-from alignonce.experiments.data_facts import DataFacts
-from alignonce.experiments.language.corpora import load_corpus
-from alignonce.experiments.language.tokens import learn_tokens
+from alignonce.experiments.data.tokens import learn_tokens
 from alignonce.experiments.tasks.images import ImageClassification
 from alignonce.experiments.tasks.language import LanguageModelling
 from alignonce.experiments.tasks.tabular import Tabular

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alignonce.experiments.config import RunConfig
+from alignonce.experiments.config.run import RunConfig
+from alignonce.experiments.data.data_facts import DataFacts
 from alignonce.experiments.data.tables import TableData
-from alignonce.experiments.data_facts import DataFacts
 from alignonce.experiments.models.building import build_run_model
 from alignonce.experiments.tasks.task import Forward
 

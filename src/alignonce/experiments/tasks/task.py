@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from alignonce.experiments.config import RunConfig
-from alignonce.experiments.data_facts import DataFacts
+from alignonce.experiments.config.run import RunConfig
+from alignonce.experiments.data.data_facts import DataFacts
 
 Forward = Callable[..., Any]
 """The network as the loop calls it: compiled, in mixed precision or spread over processes, if so asked."""

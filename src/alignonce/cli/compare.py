@@ -1,0 +1,60 @@
+"""`alignonce compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from alignonce.cli.common import INTERRUPTED, OK, data_line, load_data_of
+from alignonce.experiments.config.run import CompareConfig
+
+
+def compare(
+    config: Annotated[CompareConfig, tyro.conf.arg(name="")],
+    out: Path = Path("runs/compare"),
+    cache: Path | None = None,
+    hub: bool = True,
+) -> int:
+    """Train one network under several learning rules, and compare them in a table and a figure.
+
+    Within a seed, all rules start from the same forward weights and see the same batches. Runs that are
+    finished in the output folder already are not done again, so an interrupted comparison goes on where it
+    stopped.
+
+    For example:
+      alignonce compare
+      alignonce compare --rules bp fa soft:0.5 --seeds 0 1 2 --epochs 10
+      alignonce compare --data digits --depth 3 --out runs/digits
+      alignonce compare --task lm --rules bp fa soft:1 dfa --out runs/language
+
+    Args:
+        config: what to compare.
+        out: Folder for the results.
+        cache: Folder where downloaded data sets are kept.
+        hub: Whether a data set that is not on this machine may be downloaded.
+
+    Returns:
+        The exit code.
+    """
+    from rich.console import Console
+
+    from alignonce.experiments.compare import compare as run_comparison
+    from alignonce.experiments.compare import comparison_table
+    from alignonce.experiments.files import ensure_writable
+    from alignonce.experiments.tasks.loading import facts_of
+
+    ensure_writable(out)
+    data = load_data_of(config, cache, hub)
+    console = Console()
+    print(data_line(facts_of(data), config.task))
+    result = run_comparison(config, data, out, console)
+    console.print(comparison_table(result.runs))
+    if result.skipped:
+        print(f"{result.skipped} of {len(result.runs)} runs were finished before and not done again.")
+    print(f"Results: {out}/ (one folder per run; {', '.join(file.name for file in result.files)})")
+    if result.interrupted:
+        print("Interrupted: what was measured so far is saved. The same command goes on from here.")
+        return INTERRUPTED
+    return OK

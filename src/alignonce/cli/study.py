@@ -1,0 +1,160 @@
+"""`alignonce study run`, `study status` and `study schema`."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+
+from alignonce.cli.common import INCOMPLETE, INTERRUPTED, OK
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from alignonce.experiments.studies.execution import StudyResult
+    from alignonce.experiments.studies.folder import StudyFolder
+
+
+def run(
+    study: tyro.conf.Positional[str],
+    out: Path | None = None,
+    workers: int | None = None,
+    together: bool = False,
+    executor: Literal["local", "ray"] = "local",
+    address: str | None = None,
+    cpus: int = 1,
+    gpus: float = 0.0,
+    dry_run: bool = False,
+    cache: Path | None = None,
+    hub: bool = True,
+) -> int:
+    """Do all runs of a study, and measure the trained networks.
+
+    What is finished already is not done again: a study that was interrupted, even by a power cut, goes on
+    with the same command. A run that fails does not stop the others; failures are listed at the end, and
+    tried again next time. Exit code 0: all was done; 1: something failed; 130: Ctrl-C.
+
+    For example:
+      alignonce study run quick
+      alignonce study run my-study.yaml --workers 4 --out runs/mine
+      alignonce study run paper --executor ray --address auto --gpus 0.5
+      alignonce study run paper --dry-run             # how many runs, how long, how large
+      tensorboard --logdir runs/quick                 # in another terminal: watch
+
+    Args:
+        study: A study file (YAML), or the name of a shipped study: quick, paper, language.
+        out: Folder for the results. None: runs/NAME-OF-THE-STUDY.
+        workers: Runs at a time, on this machine. None: one for each core, or one if there is a GPU.
+        together: Train runs that differ in seed and rule only in one program: faster on a GPU.
+        executor: Where to run: in processes on this machine, or spread over a Ray cluster.
+        address: Of the Ray cluster, such as auto or ray://head:10001. None: start Ray on this machine.
+        cpus: CPUs that each run asks of the Ray cluster.
+        gpus: GPUs that each run asks of the Ray cluster; 0.25 puts four runs on one.
+        dry_run: Only count the runs, and estimate time and disk.
+        cache: Folder where downloaded data sets are kept.
+        hub: Whether a data set that is not on this machine may be downloaded.
+
+    Returns:
+        The exit code.
+    """
+    from rich.console import Console
+
+    from alignonce.experiments.studies.study import load_study
+
+    console = Console()
+    loaded = load_study(study)
+    place = out if out is not None else Path("runs") / loaded.name
+    if dry_run:
+        from alignonce.experiments.studies.estimate import print_estimate
+
+        print_estimate(loaded, place, console, workers, cache)
+        return OK
+    from alignonce.experiments.studies.execution import run_study
+    from alignonce.experiments.studies.folder import StudyFolder
+    from alignonce.experiments.studies.jobs import Source
+
+    folder = StudyFolder(place)
+    spread = None
+    if executor == "ray":
+        from alignonce.experiments.studies.cluster import Cluster
+
+        spread = Cluster(folder.path, address, cpus, gpus)
+    result = run_study(
+        loaded, folder, Source(cache, hub), console, workers=workers, executor=spread, together=together
+    )
+    return tell(result, folder, console)
+
+
+def status(out: tyro.conf.Positional[Path]) -> int:
+    """Say how far a study is.
+
+    For example:
+      alignonce study status runs/quick
+
+    Args:
+        out: The folder of the study.
+
+    Returns:
+        The exit code.
+    """
+    from rich.console import Console
+
+    from alignonce.experiments.studies.folder import StudyFolder
+
+    folder = StudyFolder(out)
+    states = folder.states(folder.study())
+    counts = Counter(state for _, state in states)
+    print(", ".join(f"{count} {state}" for state, count in counts.items()) + f", of {len(states)} runs")
+    _print_cells(folder, Console())
+    for name, reason in folder.failures().items():
+        print(f"Failed last time: {name}: {reason}")
+    return OK
+
+
+def schema() -> int:
+    """Print the JSON schema of study files, for editors that check and complete.
+
+    For example:
+      alignonce study schema > study.schema.json
+
+    Returns:
+        The exit code.
+    """
+    from alignonce.experiments.studies.study import study_schema
+
+    print(study_schema(), end="")
+    return OK
+
+
+def tell(result: StudyResult, folder: StudyFolder, console: Console) -> int:
+    """Print how a study ended.
+
+    Args:
+        result: how it ended.
+        folder: where the results lie.
+        console: where to print.
+
+    Returns:
+        The exit code.
+    """
+    _print_cells(folder, console)
+    if result.skipped:
+        print(f"{result.skipped} of {len(result.states)} runs were finished before and not done again.")
+    print(f"Results: {folder.path}/ (alignonce report {folder.path})")
+    for name, reason in result.failures.items():
+        print(f"Failed: {name}: {reason}", file=sys.stderr)
+    if result.interrupted:
+        print("Interrupted: finished runs are saved. The same command goes on from here.")
+        return INTERRUPTED
+    return INCOMPLETE if result.failures else OK
+
+
+def _print_cells(folder: StudyFolder, console: Console) -> None:
+    from alignonce.experiments.studies.folder import LEGEND, cell_tables
+
+    for table in cell_tables(folder, folder.study()):
+        console.print(table)
+    print(LEGEND)

@@ -1,0 +1,237 @@
+"""The full configuration of a run, and of a comparison of several learning rules."""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from alignonce import DirectFeedback
+from alignonce.experiments.config.network import NetworkConfig
+from alignonce.experiments.config.rule_specs import (
+    KNOWN_RULES,
+    canonical_rule,
+    has_fixed_feedback,
+    parse_rule,
+)
+from alignonce.experiments.config.schedules import Schedule
+from alignonce.experiments.data.augmentation import Augmentation
+from alignonce.experiments.data.known import KNOWN_DATA
+
+DATA_HELP = (
+    f"Data set. images: {', '.join(KNOWN_DATA)}, hub:OWNER/NAME, or the path of a folder or an .npz file. "
+    "lm: python-stdlib, hub:OWNER/NAME, or the path of a text file or a folder. "
+    "tabular: diabetes (a number), breast-cancer or wine (classes)."
+)
+DEFAULT_RULES = ("bp", "fa", "soft:0.25", "soft:0.5", "soft:0.75", "soft:1")
+RULE_HELP = ", ".join(f"{kind.usage} ({kind.title})" for kind in KNOWN_RULES.values())
+# What decides which data a run learns from.
+DATA_FIELDS = frozenset({"task", "data", "limit", "context", "vocabulary"})
+# How a run is computed, not what is computed: an unfinished run may go on with others of these.
+COMPUTING_FIELDS = frozenset({"device", "compile", "accumulate", "strategy", "devices", "num_nodes"})
+
+# The largest number that all libraries count with.
+_MOST = 2**63 - 1
+Count = Annotated[int, Field(ge=0, le=_MOST)]
+Positive = Annotated[int, Field(ge=1, le=_MOST)]
+
+TaskName = Literal["images", "lm", "tabular"]
+# What stands where a configuration leaves these out.
+TASK_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
+    "images": {},
+    "lm": {
+        "model": "gpt", "data": "python-stdlib", "limit": 4800, "epochs": 1, "batch_size": 8,
+        "learning_rate": 2e-3, "warmup": 0.1, "rule": "soft-kp:0.9",
+        "rules": ("bp", "fa", "dfa", "soft:0.5", "soft:1", "periodic:100", "soft-mirror:1", "soft-kp:0.9"),
+    },
+    "tabular": {
+        "data": "diabetes", "depth": 2, "width": 64, "epochs": 100, "batch_size": 32, "learning_rate": 1e-3,
+    },
+})  # fmt: skip
+
+
+class TaskConfig(NetworkConfig):
+    """What is learnt, and by which network."""
+
+    task: TaskName = Field(
+        "images",
+        description="What is learnt: classes of images; lm, to continue text; tabular, to tell a number or a "
+        "class from the rows of a table. Some defaults depend on it.",
+    )
+    data: str = Field("fashion-mnist", min_length=1, description=DATA_HELP)
+    batch_size: Positive = Field(128, description="Examples in a batch.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_by_task(cls, values: Any) -> Any:
+        """Take what is left out from the task's defaults; the network's own come after."""
+        if not isinstance(values, dict):
+            return values
+        task = values.get("task", "images")
+        defaults = TASK_DEFAULTS.get(task, {}) if isinstance(task, str) else {}
+        return {name: value for name, value in defaults.items() if name in cls.model_fields} | values
+
+    @model_validator(mode="after")
+    def _network_fits_the_task(self) -> Self:
+        fitting = {"lm": ("gpt",), "tabular": ("mlp",)}.get(self.task)
+        if fitting is None and self.model == "gpt":
+            raise ValueError("model gpt goes with task lm only")
+        if fitting is not None and self.model not in fitting:
+            raise ValueError(f"model must be {fitting[0]} with task {self.task}, got {self.model}")
+        return self
+
+
+class TrainingConfig(TaskConfig):
+    """Everything about a run but its learning rule and its seed."""
+
+    limit: Positive | None = Field(
+        None,
+        description="Use only this many training and test examples (images, windows of text, rows).",
+    )
+    augment: Augmentation = Field(
+        "none",
+        description="Training images as they are (none), shifted at random by up to an eighth of their sides "
+        "(shift), or also mirrored, half of them (shift-mirror; not for digits and letters), anew each time.",
+    )
+    epochs: Positive = Field(6, description="Passes through the training examples.")
+    optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="Optimiser.")
+    learning_rate: float = Field(1e-4, gt=0, allow_inf_nan=False, description="Learning rate.")
+    schedule: Schedule = Field(
+        "constant", description="The learning rate after warm-up: constant, or falling along half a cosine."
+    )
+    warmup: float = Field(
+        0.0, ge=0, lt=1, description="Part of the steps in which the learning rate rises to its full value."
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum; sgd only.")
+    weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False, description="Weight decay.")
+    feedback_scale: float = Field(
+        1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Multiplies each feedback weight as it begins. Goes with rules whose feedback weights "
+        "stay as they begin (fa, soft, sign); bp has none to scale.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where to compute. auto: the GPU if there is one."
+    )
+    checkpoints: Count = Field(
+        0,
+        description="How many checkpoints to keep, evenly spread over training, its start and end included.",
+    )
+    compile: bool = Field(
+        False,
+        description="Compile the network with torch.compile. On a CPU that pays for convolutions and "
+        "transformers in runs of several thousand steps, not for small perceptrons: benchmarks/README.md.",
+    )
+    precision: Literal["32", "bf16-mixed", "16-mixed"] = Field(
+        "32", description="Precision of the products: float32, or mixed with bfloat16 or float16."
+    )
+    accumulate: Positive = Field(
+        1,
+        description="Parts that a batch is computed in, one after the other, to save memory.",
+    )
+    clip: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Largest norm of a gradient; longer ones are shortened."
+    )
+    strategy: Literal["auto", "ddp", "fsdp"] = Field(
+        "auto",
+        description="How several processes share the work: ddp, each with the whole network; fsdp, each with "
+        "a part of the weights (FSDP2). auto: ddp, if there are several.",
+    )
+    devices: Positive = Field(1, description="GPUs (or processes on CPUs) of each machine.")
+    num_nodes: Positive = Field(1, description="Machines.")
+
+    @model_validator(mode="after")
+    def _only_images_are_augmented(self) -> Self:
+        if self.augment != "none" and self.task != "images":
+            raise ValueError(f"augment must be none with task {self.task}, got {self.augment}")
+        return self
+
+
+class RunConfig(TrainingConfig):
+    """The full configuration of one run."""
+
+    rule: str = Field("soft:0.5", description=f"Learning rule: {RULE_HELP}.")
+    seed: Count = Field(0, description="Seed of forward weights, batches and feedback weights.")
+
+    @field_validator("rule")
+    @classmethod
+    def _known_rule(cls, spec: str) -> str:
+        return canonical_rule(spec)
+
+    @model_validator(mode="after")
+    def _feedback_fits_the_rule(self) -> Self:
+        if self.format != "dense" and not has_fixed_feedback(self.rule):
+            raise ValueError(
+                f"format {self.format} is for rules with one fixed feedback weight for each layer, "
+                f"such as fa, soft and sign, got rule {self.rule}"
+            )
+        if self.format != "dense" and self.feedback_scale != 1:
+            raise ValueError(
+                f"feedback_scale must be 1 with format {self.format}, got {self.feedback_scale:g}"
+            )
+        _check_feedback_scale(self.feedback_scale, [self.rule])
+        _check_where(self.where, [self.rule])
+        return self
+
+
+class CompareConfig(TrainingConfig):
+    """The configuration of a comparison: the same run under several learning rules and seeds."""
+
+    rules: tuple[str, ...] = Field(
+        DEFAULT_RULES, min_length=1, description=f"Learning rules to compare: {RULE_HELP}."
+    )
+    seeds: tuple[int, ...] = Field(
+        (0,), min_length=1, description="Each rule is trained once per seed; within a seed all start alike."
+    )
+
+    @field_validator("rules")
+    @classmethod
+    def _known_rules(cls, specs: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(canonical_rule(spec) for spec in specs)
+
+    @model_validator(mode="after")
+    def _no_repeats(self) -> Self:
+        for name, values in (("rules", self.rules), ("seeds", self.seeds)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} must differ from each other, got {' '.join(map(str, values))}")
+        if not 0 <= min(self.seeds) <= max(self.seeds) <= _MOST:
+            raise ValueError(
+                f"seeds must be 0 or more, and below 2**63, got {min(self.seeds)} to {max(self.seeds)}"
+            )
+        if self.devices * self.num_nodes > 1:
+            raise ValueError("a comparison does its runs in one process; train runs that need several alone")
+        _check_feedback_scale(self.feedback_scale, self.rules)
+        _check_where(self.where, self.rules)
+        return self
+
+    def runs(self) -> list[RunConfig]:
+        """List the runs, seed by seed, so that a comparison cut short still has whole seeds.
+
+        Returns:
+            One configuration for each seed and rule.
+        """
+        shared = self.model_dump(exclude={"rules", "seeds", "format"})
+        formats = {rule: self.format if has_fixed_feedback(rule) else "dense" for rule in self.rules}
+        return [
+            RunConfig(**shared, rule=rule, seed=seed, format=formats[rule])
+            for seed in self.seeds
+            for rule in self.rules
+        ]
+
+
+def _check_feedback_scale(scale: float, rules: Sequence[str]) -> None:
+    """Refuse what would undo the scale: B that is drawn to W's norm, or that is no copy of W's shape."""
+    for spec in rules if scale != 1 else ():
+        rule = parse_rule(spec, seed=0)
+        if rule.evolves or isinstance(rule, DirectFeedback):
+            why = "goes from the output to each layer" if not rule.evolves else "changes in learning"
+            raise ValueError(
+                f"feedback_scale must be 1 with the rule {spec}, whose feedback {why}; got {scale:g}"
+            )
+
+
+def _check_where(where: Sequence[str], rules: Sequence[str]) -> None:
+    for spec in rules if where else ():
+        if isinstance(parse_rule(spec, seed=0), DirectFeedback):
+            raise ValueError(f"where must be left out with the rule {spec}, which takes the whole network")

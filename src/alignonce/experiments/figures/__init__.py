@@ -1,0 +1,1 @@
+"""Drawing: the style that all figures share, and each figure."""

@@ -1,0 +1,73 @@
+"""What the network withstands: corrupted images and adversarial attacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from alignonce.experiments.facts import Measured, settings
+from alignonce.experiments.measures.plan import AnalysisPlan, Step
+from alignonce.experiments.measures.subjects import Subject
+from alignonce.robustness import CORRUPTIONS, adversarial_evaluation, corruption_accuracy
+
+NO_MASKING = "no sign of gradient masking"
+
+
+def corruption_steps(subject: Subject, plan: AnalysisPlan) -> list[Step]:
+    """Measure accuracy under each corruption and severity.
+
+    Args:
+        subject: the run.
+        plan: the settings.
+
+    Returns:
+        The steps, one for each corruption.
+    """
+    images, labels = subject.material.test(plan.images_for("corruptions"))
+
+    def take(name: str) -> Iterator[Measured]:
+        report = corruption_accuracy(
+            subject.model, images, labels, corruptions=(name,), severities=plan.severities, seed=plan.seed
+        )
+        if name == CORRUPTIONS[0]:
+            yield Measured("accuracy", "none", settings(severity=0), len(labels), report.clean_accuracy)
+        for row in report.rows:
+            yield Measured("accuracy", name, settings(severity=row.severity), len(labels), row.accuracy)
+
+    return [Step(name.replace("_", " "), partial(take, name)) for name in CORRUPTIONS]
+
+
+def adversarial_steps(subject: Subject, plan: AnalysisPlan) -> list[Step]:
+    """Attack by both routes, by transfer from backpropagation's run, and without gradients.
+
+    The verdict on gradient masking is written in the setting of the rows `masking`: a sentence for each
+    finding, with the value 1, or the one sentence that there is none, with the value 0.
+
+    Args:
+        subject: the run.
+        plan: the settings.
+
+    Returns:
+        The one step: findings compare all attacks.
+    """
+    images, labels = subject.material.test(plan.images_for("adversarial"))
+
+    def take() -> Iterator[Measured]:
+        report = adversarial_evaluation(
+            subject.model, images, labels, eps=[value / 255 for value in plan.eps], attacks=plan.attacks,
+            source=None if subject.reference is None else subject.reference.model, steps=plan.steps,
+            queries=plan.queries, seed=plan.seed,
+        )  # fmt: skip
+        count = len(labels)
+        yield Measured("accuracy", "none", settings(eps=0), count, report.clean_accuracy)
+        for row in report.rows:
+            setting = settings(route=row.route.replace(" ", "-"), eps=row.eps, norm=row.norm)
+            yield Measured("accuracy", row.attack, setting, count, row.accuracy)
+        yield Measured("unbounded_accuracy", "pgd", settings(route="exact"), count, report.unbounded_accuracy)
+        yield Measured("zero_gradient_share", "", "", count, report.zero_gradient_share)
+        for finding in report.findings:
+            yield Measured("masking", "", finding, count, 1.0)
+        if not report.findings:
+            yield Measured("masking", "", NO_MASKING, count, 0.0)
+
+    return [Step("attacks", take)]

@@ -1,0 +1,269 @@
+"""Analysing saved runs: all measures of all runs and, if wanted, of their checkpoints; one table, figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from alignonce.experiments.bars import AnalysisBars
+from alignonce.experiments.config.devices import pick_device
+from alignonce.experiments.data.data_facts import DataFacts
+from alignonce.experiments.data.image_data import ImageData
+from alignonce.experiments.facts import AnalysisTable, Measured, Row
+from alignonce.experiments.figures.layers import alignment_figure, flow_figure, rank_figure
+from alignonce.experiments.figures.measures import (
+    adversarial_figure,
+    corruptions_figure,
+    generalisation_figure,
+    weights_figure,
+)
+from alignonce.experiments.figures.planes_and_spectra import (
+    curvature_figure,
+    landscape_figure,
+    lines_figure,
+    spectrum_figure,
+)
+from alignonce.experiments.figures.style import save_figure, style
+from alignonce.experiments.figures.training import training_figure, trajectory_figure
+from alignonce.experiments.files import ensure_writable, write_atomically
+from alignonce.experiments.measures.cache import Part
+from alignonce.experiments.measures.groups import GROUPS, Group, check_libraries
+from alignonce.experiments.measures.material import Material
+from alignonce.experiments.measures.plan import AnalysisPlan, GroupName
+from alignonce.experiments.measures.subjects import Subject, find_runs, make_subjects
+from alignonce.experiments.measures.summary import corruption_summaries
+from alignonce.experiments.measures.trajectory import (
+    measure_trajectory,
+    trails_of,
+    trajectory_part,
+    trajectory_rows,
+)
+from alignonce.experiments.runs.folder import RunRecord
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A group that could not be measured of a run, and why."""
+
+    run: str
+    group: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """An analysis on disk.
+
+    `skipped` counts the parts (a group of a run) that were measured before; `interrupted` tells of Ctrl-C.
+    """
+
+    table: AnalysisTable
+    files: list[Path]
+    failures: list[Failure]
+    parts: int
+    skipped: int
+    interrupted: bool
+
+
+def analyse(
+    paths: Sequence[Path],
+    plan: AnalysisPlan,
+    out: Path,
+    load: Callable[[RunRecord], ImageData],
+    console: Console | None = None,
+    *,
+    figures: bool = True,
+) -> Analysis:
+    """Measure saved runs, and write `analysis.csv`, `analysis.json` and figures.
+
+    What `out` already holds of the same networks, measured with the same settings, is not measured again. A
+    measure that fails does not stop the others. Ctrl-C stops all, and keeps what was measured.
+
+    Args:
+        paths: run folders, or folders of run folders.
+        plan: what to measure.
+        out: the folder for the results; made if missing.
+        load: gives the data of the runs, which all have the same.
+        console: where to show progress; None shows none.
+        figures: whether to draw.
+
+    Returns:
+        The numbers, the files, and what failed.
+
+    Raises:
+        FileNotFoundError: there is no run in a folder.
+        ValueError: the runs cannot be compared, the data are others than they learnt from, a library is
+            missing, or `out` is a run's own folder.
+    """
+    groups = [GROUPS[name] for name in plan.measures]
+    runs = find_runs(paths)
+    if (other := next((run for run in runs if run.config.task != "images"), None)) is not None:
+        raise ValueError(
+            f"{other.folder} is a run of task {other.config.task}; analyses are of networks for images"
+        )
+    check_libraries(groups)
+    if (owner := next((run for run in runs if run.folder.resolve() == out.resolve()), None)) is not None:
+        raise ValueError(f"out: {owner.folder} is the folder of a run; choose another for the results")
+    ensure_writable(out)
+    material = Material(lambda: _checked(load(runs[0]), runs[0]), pick_device(plan.device))
+    subjects = make_subjects(runs, material)
+    work = [(s, g, Part.of(out, s, g, plan), plan) for s in subjects for g in groups]
+    trails = trails_of(subjects) if plan.checkpoints else []
+    small, path = plan.at_checkpoints(), trajectory_part(out, trails, plan) if trails else None
+    often = [g for g in groups if g.at_checkpoints]
+    work += [(s, g, Part.of(out, s, g, small), small) for trail in trails for s in trail for g in often]
+    if any(part.read() is None for _, _, part, _ in work) or (path is not None and path.read() is None):
+        # Before any work: every run needs them.
+        material.data  # noqa: B018
+
+    rows: list[Row] = []
+    failures: list[Failure] = []
+    skipped, interrupted = 0, False
+    with AnalysisBars(console, len(work)) as bars:
+        try:
+            for subject, group, part, sizes in work:
+                measured = part.read()
+                if measured is not None:
+                    skipped += 1
+                else:
+                    try:
+                        measured = _measure(subject, group, sizes, bars)
+                        part.write(measured)
+                    # Whatever goes wrong in one measure, the others are still worth having.
+                    except Exception as error:
+                        failures.append(_failure(subject, group, error))
+                rows += _with_head(subject, group, measured or [])
+                bars.finish_part()
+            if path is not None:
+                bars.begin("plane of the trajectories", 1)
+                try:
+                    if (measured := path.read()) is None:
+                        path.write(measured := measure_trajectory(trails, plan))
+                    rows += trajectory_rows(trails, measured)
+                except ValueError as error:
+                    failures.append(Failure("all runs", "trajectory", " ".join(str(error).split())))
+        except KeyboardInterrupt:
+            interrupted = True
+    measured_rows = AnalysisTable(rows)
+    table = AnalysisTable(
+        [*rows, *(row for subject in subjects for row in corruption_summaries(measured_rows, subject))]
+    )
+    write_atomically(out / "analysis.csv", table.write_csv)
+    about = {
+        "plan": plan.model_dump(mode="json"),
+        "runs": [str(run.folder) for run in runs],
+        "failures": [asdict(failure) for failure in failures],
+    }
+    write_atomically(out / "analysis.json", json.dumps(about, indent=2) + "\n")
+    drawn = save_all_figures(table, plan, runs, out) if figures else []
+    files = [out / "analysis.csv", out / "analysis.json", *drawn]
+    return Analysis(table, files, failures, len(work), skipped, interrupted)
+
+
+def failure_lines(failures: Sequence[Failure]) -> list[str]:
+    """Put failures into words; what failed for one and the same reason comes together.
+
+    Args:
+        failures: the failures.
+
+    Returns:
+        A line for each run and reason.
+    """
+    groups: dict[tuple[str, str], list[str]] = {}
+    for failure in failures:
+        groups.setdefault((failure.run, failure.reason), []).append(failure.group)
+    return [f"{run}, {' '.join(names)}: {reason}" for (run, reason), names in groups.items()]
+
+
+def _measure(subject: Subject, group: Group, plan: AnalysisPlan, bars: AnalysisBars) -> list[Measured]:
+    config = subject.record.config
+    steps = group.steps(subject, plan)
+    if subject.step is not None:
+        steps = [step for step in steps if step.title in group.at_checkpoints]
+    bars.begin(f"{config.rule}, seed {config.seed}: {group.name}", len(steps))
+    rows: list[Measured] = []
+    for step in steps:
+        bars.show_step(step.title)
+        rows += step.take()
+        bars.finish_step()
+    return rows
+
+
+def _with_head(subject: Subject, group: Group, measured: Sequence[Measured]) -> list[Row]:
+    config = subject.record.config
+    return [Row(subject.name, config.rule, config.seed, group.name, *row, subject.step) for row in measured]
+
+
+def _failure(subject: Subject, group: Group, error: Exception) -> Failure:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return Failure(subject.name, group.name, reason)
+
+
+def _checked(data: ImageData, run: RunRecord) -> ImageData:
+    facts = DataFacts.of(data)
+    if not facts.same_as(run.summary.data):
+        raise ValueError(
+            f"the data are not those that {run.folder} learnt from: "
+            f"{_describe(facts)}, not {_describe(run.summary.data)}"
+        )
+    return data
+
+
+def _describe(facts: DataFacts) -> str:
+    return f"{facts.name} of {facts.train_images} + {facts.test_images} images {facts.image_shape}"
+
+
+FIGURES: dict[str, tuple[GroupName, Callable[[AnalysisTable, str], Figure | None]]] = {
+    "alignment": ("alignment", alignment_figure),
+    "ranks": ("alignment", rank_figure),
+    "flow": ("flow", flow_figure),
+    "curvature": ("curvature", curvature_figure),
+    "spectrum": ("curvature", spectrum_figure),
+    "landscape": ("landscape", landscape_figure),
+    "lines": ("landscape", lines_figure),
+    "generalisation": ("generalisation", generalisation_figure),
+    "corruptions": ("corruptions", corruptions_figure),
+    "weights": ("weights", weights_figure),
+    "adversarial": ("adversarial", adversarial_figure),
+}
+
+
+def save_all_figures(
+    table: AnalysisTable, plan: AnalysisPlan, runs: Sequence[RunRecord], out: Path
+) -> list[Path]:
+    """Draw and save what there are numbers for.
+
+    Args:
+        table: the analysis.
+        plan: its settings.
+        runs: its runs.
+        out: where the figures go.
+
+    Returns:
+        The files, PNG and PDF.
+    """
+    about, files = _about(runs), []
+    final, checkpoints = table.pick(step=None), AnalysisTable(r for r in table if r.step is not None)
+    work = [(name, final.pick(group=g), draw) for name, (g, draw) in FIGURES.items() if g in plan.measures]
+    work += [("training", checkpoints, training_figure)]
+    work += [("trajectory", table.pick(group="trajectory"), trajectory_figure)]
+    for name, rows, draw in work:
+        if not len(rows):
+            continue
+        with style():
+            figure = draw(rows, about)
+        if figure is not None:
+            files += save_figure(figure, out / f"{name}.png")
+    return files
+
+
+def _about(runs: Sequence[RunRecord]) -> str:
+    config, data = runs[0].config, runs[0].summary.data
+    seeds = sorted({run.config.seed for run in runs})
+    which = f"seed {seeds[0]}" if len(seeds) == 1 else f"means over {len(seeds)} seeds"
+    return f"{data.name}, {config.model} of {config.size_words}, final networks, {which}."

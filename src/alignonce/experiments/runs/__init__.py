@@ -1,0 +1,1 @@
+"""Runs on disk: their folders, what is written into them, and training one into its folder."""

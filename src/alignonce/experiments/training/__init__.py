@@ -1,0 +1,1 @@
+"""Training one network: the loop, what runs it, what it measures, stopping and going on."""

@@ -1,0 +1,356 @@
+import csv
+import random
+import shutil
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_runs import made_data, save_small_run, small_config
+from torch.nn import functional as F
+
+from alignonce.diagnostics import compare_gradients, leading_eigenvalues, random_plane, surface
+from alignonce.experiments.facts import AnalysisTable, Row, setting_of
+from alignonce.experiments.measures import groups as groups_module
+from alignonce.experiments.measures.groups import GROUPS
+from alignonce.experiments.measures.material import Material
+from alignonce.experiments.measures.plan import GROUP_NAMES, AnalysisPlan
+from alignonce.experiments.measures.run import FIGURES, analyse, failure_lines
+from alignonce.experiments.measures.summary import corruption_summaries, masking_lines, summary_table
+from alignonce.experiments.runs.folder import RunFolder
+from alignonce.experiments.training.loop import as_pixels, train
+from alignonce.robustness import adversarial_evaluation, corruption_accuracy
+
+SMALL = {
+    "images": 24, "products": 6, "eigenvalues": 2, "density_runs": 1, "points": 3, "severities": (1, 5),
+    "repeats": 1, "eps": (8,), "attacks": ("fgsm", "pgd"), "steps": 2, "queries": 5, "device": "cpu",
+}  # fmt: skip
+
+
+def small_plan(**changes) -> AnalysisPlan:
+    return AnalysisPlan(**(SMALL | changes))
+
+
+def small_analysis(runs, out, **changes):
+    return analyse([runs], small_plan(**changes), out, lambda run: made_data())
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    for rule in ("fa", "bp", "soft:0.5"):
+        save_small_run(folder / rule.replace(":", "-"), rule=rule, epochs=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def analysed(runs, tmp_path_factory):
+    out = tmp_path_factory.mktemp("analysis")
+    before = contents(runs)
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
+    result = small_analysis(runs, out)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (np.random.get_state()[1].tolist(), random.getstate()) == states[1:]  # noqa: NPY002
+    assert contents(runs) == before
+    return out, result
+
+
+@pytest.fixture
+def on_training(runs):
+    """The network of the run of random feedback, and the training images that it is measured on."""
+    some = made_data().limited(24)
+    model = RunFolder(runs / "fa").load_model()
+    return model, (as_pixels(some.train_images), some.train_labels)
+
+
+@pytest.fixture
+def on_test(runs):
+    some = made_data().limited(24)
+    return RunFolder(runs / "fa").load_model(), as_pixels(some.test_images), some.test_labels
+
+
+def test_table_has_every_run_and_group_and_reads_back(analysed):
+    out, result = analysed
+    assert not result.failures
+    assert not result.interrupted
+    pairs = {(row.run, row.group) for row in result.table}
+    assert pairs == {(run, group) for run in ("bp", "fa", "soft-0.5") for group in GROUP_NAMES}
+    with (out / "analysis.csv").open(newline="") as file:
+        assert tuple(next(csv.reader(file))) == Row._fields
+    assert list(map(str, AnalysisTable.read_csv(out / "analysis.csv"))) == list(map(str, result.table))
+    assert max(row.images for row in result.table.pick(group="curvature")) == 24
+
+
+def test_rules_come_in_the_order_of_the_known_rules(analysed):
+    assert analysed[1].table.distinct("rule") == ["bp", "fa", "soft:0.5"]
+
+
+def test_gradient_angles_are_those_of_the_diagnostics(analysed, on_training):
+    found = compare_gradients(*on_training, F.cross_entropy)
+    rows = analysed[1].table.pick(run="fa", measure="gradient.weight.angle_deg")
+    expected = {layer: agreement.angle_deg for layer, agreement in found.weight.items()}
+    assert {row.item: row.value for row in rows} == pytest.approx(expected)
+
+
+def test_eigenvalues_and_plane_are_those_of_the_diagnostics(analysed, on_training):
+    model, batch = on_training
+    table = analysed[1].table.pick(run="fa")
+    found = leading_eigenvalues(model, [batch], F.cross_entropy, 2, steps=6)
+    assert table.pick(measure="eigenvalue").values == pytest.approx(found.values, rel=1e-4)
+    plane = surface(model, random_plane(model), [batch], F.cross_entropy, points=3)
+    assert table.pick(measure="plane_loss").values == pytest.approx(plane.loss.flatten().tolist(), rel=1e-5)
+
+
+def test_accuracies_under_corruption_and_attack_are_those_of_the_robustness_room(analysed, on_test, runs):
+    table = analysed[1].table.pick(run="fa", measure="accuracy")
+    report = corruption_accuracy(*on_test, severities=(1, 5))
+    rows = [row for row in table.pick(group="corruptions") if row.item != "none"]
+    assert [(r.item, int(setting_of(r, "severity")), r.value) for r in rows] == [
+        (r.corruption, r.severity, r.accuracy) for r in report.rows
+    ]
+    source = RunFolder(runs / "bp").load_model()
+    attacked = adversarial_evaluation(*on_test, eps=8 / 255, source=source, steps=2, queries=5)
+    rows = [row for row in table.pick(group="adversarial") if row.item != "none"]
+    assert [(r.item, setting_of(r, "route"), r.value) for r in rows] == [
+        (r.attack, r.route.replace(" ", "-"), r.accuracy) for r in attacked.rows
+    ]
+    findings = analysed[1].table.pick(run="fa", measure="masking")
+    assert [row.setting for row in findings if row.value] == list(attacked.findings)
+
+
+def test_corruptions_are_compared_with_backpropagation(analysed, on_test, runs):
+    images = on_test[1:]
+    reports = [
+        corruption_accuracy(RunFolder(runs / run).load_model(), *images, severities=(1, 5))
+        for run in ("fa", "bp")
+    ]
+    relative = reports[0].relative_to(reports[1])
+    table = analysed[1].table.pick(item="", group="corruptions")
+    assert table.pick(run="fa", measure="mean_accuracy").values == [reports[0].mean_accuracy]
+    assert table.pick(run="fa", measure="mce").values == pytest.approx([relative.mce], nan_ok=True)
+    assert not table.pick(run="bp", measure="mce").values
+
+
+def test_ratio_to_a_reference_without_added_errors_is_nan():
+    def rows(run, clean, corrupted):
+        head = (run, run, 0, "corruptions", "accuracy")
+        return [
+            Row(*head, "none", "severity=0", 10, clean),
+            *(Row(*head, "jpeg", f"severity={i + 1}", 10, value) for i, value in enumerate(corrupted)),
+        ]
+
+    # Sums of these differ from 0 by rounding alone.
+    table = AnalysisTable([*rows("bp", 0.7, [0.8, 0.6]), *rows("fa", 0.5, [0.4, 0.3])])
+    config = SimpleNamespace(rule="fa", seed=0)
+    subject = SimpleNamespace(
+        name="fa", record=SimpleNamespace(config=config), reference=SimpleNamespace(name="bp")
+    )
+    found = {row.measure: row.value for row in corruption_summaries(table, subject) if not row.item}
+    assert np.isnan(found["relative_mce"])
+    assert found["mce"] == pytest.approx(1.3 / 0.6)
+
+
+def test_lines_begin_at_backpropagation(analysed):
+    table = analysed[1].table
+    for run in ("fa", "soft-0.5"):
+        rows = table.pick(run=run, measure="line_loss")
+        assert rows.distinct("item") == ["bp"]
+        # A line's start is the centre of the plane of the run where it starts.
+        centre = table.pick(run="bp", measure="plane_loss", setting="x=0 y=0").values
+        assert rows.values[:1] == pytest.approx(centre, rel=1e-5)
+    assert not len(table.pick(run="bp", measure="line_loss"))
+
+
+def test_every_figure_is_there_and_not_blank(analysed):
+    out, result = analysed
+    names = {file.name for file in result.files}
+    for name in FIGURES:
+        assert {f"{name}.png", f"{name}.pdf"} <= names
+        assert (out / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        with Image.open(out / f"{name}.png") as image:
+            assert image.width == 1440
+            colors = image.convert("RGB").reduce(4).getcolors(maxcolors=1 << 20)
+        assert len(colors) > 50, name
+
+
+def test_headlines_and_verdicts_name_every_rule(analysed):
+    table = analysed[1].table
+    assert summary_table(table).row_count == 3
+    assert [line.split(":")[0] for line in masking_lines(table)] == ["bp", "fa", "soft-0.5"]
+
+
+def count_steps(monkeypatch, fail=()):
+    """Count the groups that are measured; let some of (rule, group) fail."""
+    taken = []
+
+    def counting(name, steps):
+        def counted(subject, plan):
+            taken.append((subject.name, name))
+            if (subject.name, name) in fail:
+                raise RuntimeError("went\nwrong")
+            return steps(subject, plan)
+
+        return counted
+
+    changed = {n: replace(g, steps=counting(n, g.steps)) for n, g in GROUPS.items()}
+    monkeypatch.setattr("alignonce.experiments.measures.run.GROUPS", changed)
+    return taken
+
+
+FAST = ("flow", "generalisation")
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures take longer than what these tests are about."""
+    monkeypatch.setattr("alignonce.experiments.measures.run.save_all_figures", lambda *_: [])
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_second_analysis_measures_nothing_again(runs, tmp_path, monkeypatch):
+    first = small_analysis(runs, tmp_path, measures=FAST)
+    taken = count_steps(monkeypatch)
+    no_data = lambda run: pytest.fail("read data in vain")  # noqa: E731
+    second = analyse([runs], small_plan(measures=FAST), tmp_path, no_data)
+    assert not taken
+    assert second.skipped == second.parts == 6
+    assert list(second.table) == list(first.table)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_other_settings_are_measured_again_and_only_where_they_matter(runs, tmp_path, monkeypatch):
+    small_analysis(runs, tmp_path, measures=("generalisation", "weights"))
+    taken = count_steps(monkeypatch)
+    small_analysis(runs, tmp_path, measures=("generalisation", "weights"), repeats=2)
+    assert taken == [(run, "weights") for run in ("bp", "fa", "soft-0.5")]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_another_network_in_the_same_folder_is_measured_again(runs, tmp_path, monkeypatch):
+    shutil.copytree(runs, tmp_path / "runs")
+    small_analysis(tmp_path / "runs", tmp_path / "out", measures=FAST)
+    shutil.copy(runs / "soft-0.5" / "model.safetensors", tmp_path / "runs" / "fa")
+    taken = count_steps(monkeypatch)
+    small_analysis(tmp_path / "runs", tmp_path / "out", measures=FAST)
+    assert taken == [("fa", name) for name in FAST]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_failing_measure_is_listed_and_the_others_go_on(runs, tmp_path, monkeypatch):
+    with monkeypatch.context() as failing:
+        count_steps(failing, fail={("fa", "flow")})
+        result = small_analysis(runs, tmp_path, measures=FAST)
+    assert failure_lines(result.failures) == ["fa, flow: went wrong"]
+    assert '"went wrong"' in (tmp_path / "analysis.json").read_text()
+    pairs = {(row.run, row.group) for row in result.table}
+    assert len(pairs) == 5
+    assert ("fa", "generalisation") in pairs
+    assert not small_analysis(runs, tmp_path, measures=FAST).failures
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_diverged_run_is_listed_once(runs, tmp_path):
+    shutil.copytree(runs / "bp", tmp_path / "runs" / "bp")
+    data, config = made_data(), small_config(rule="fa", epochs=1)
+    diverged = replace(train(config, data), status="diverged")
+    RunFolder(tmp_path / "runs" / "fa").save(config, data, diverged)
+    result = small_analysis(tmp_path / "runs", tmp_path / "out", measures=FAST)
+    (line,) = failure_lines(result.failures)
+    assert line.startswith("fa, flow generalisation: ")
+    assert "holds no network" in line
+    assert result.table.distinct("rule") == ["bp"]
+
+
+def test_interruption_keeps_what_was_measured(runs, tmp_path, monkeypatch):
+    real = GROUPS["generalisation"].steps
+
+    def interrupt(subject, plan):
+        if subject.name == "fa":
+            raise KeyboardInterrupt
+        return real(subject, plan)
+
+    changed = GROUPS | {"generalisation": replace(GROUPS["generalisation"], steps=interrupt)}
+    monkeypatch.setattr("alignonce.experiments.measures.run.GROUPS", changed)
+    result = small_analysis(runs, tmp_path, measures=FAST)
+    assert result.interrupted
+    assert {(row.run, row.group) for row in result.table} == {
+        ("bp", "flow"), ("bp", "generalisation"), ("fa", "flow"),
+    }  # fmt: skip
+    assert (tmp_path / "flow.png").exists()
+
+
+def test_seeds_are_averaged_and_compared_with_backpropagation_of_their_own(runs, tmp_path):
+    for rule in ("bp", "fa"):
+        save_small_run(tmp_path / "more" / rule, rule=rule, epochs=1, seed=1)
+    paths = [runs, tmp_path / "more"]
+    measures = ("curvature", "landscape", "generalisation", "corruptions")
+    result = analyse(paths, small_plan(measures=measures), tmp_path / "out", lambda run: made_data())
+    assert not result.failures
+    assert {(r.rule, r.seed) for r in result.table.pick(measure="mce", item="")} == {
+        ("fa", 0), ("fa", 1), ("soft:0.5", 0),
+    }  # fmt: skip
+    # Two runs are called `fa`: the table tells them apart.
+    assert len(result.table.distinct("run")) == 5
+
+
+def test_colour_images_and_batch_norm_are_measured(tmp_path):
+    data = made_data(shape=(3, 12, 10))
+    config = small_config(model="resnet", depth=1, width=2, epochs=1, rule="soft:0.5")
+    RunFolder(tmp_path / "run").save(config, data, train(config, data))
+    measures = ("alignment", "flow", "landscape", "generalisation", "weights")
+    result = analyse([tmp_path / "run"], small_plan(measures=measures), tmp_path / "out", lambda run: data)
+    assert not result.failures
+    assert result.table.pick(measure="ood_auroc").distinct("item") == ["digits"]
+
+
+@pytest.mark.parametrize("name", ["made", "digits"])
+def test_unfamiliar_images_are_digits_enlarged_or_noise_for_the_digits_themselves(name):
+    data = replace(made_data(shape=(3, 12, 10)), name=name)
+    found, (images, labels) = Material(lambda: data, torch.device("cpu")).unfamiliar(50, seed=0)
+    assert found == {"made": "digits", "digits": "noise"}[name]
+    assert images.shape == (50, 3, 12, 10)
+    assert len(labels) == 50
+    assert 0 <= images.min() < images.max() <= 1
+    assert (images[:, 0] == images[:, 1]).all() == (found == "digits")
+
+
+def test_data_other_than_the_runs_learnt_from_are_refused(runs, tmp_path):
+    with pytest.raises(ValueError, match="the data are not those that"):
+        analyse([runs], small_plan(), tmp_path, lambda run: made_data(train_size=100))
+
+
+def test_runs_of_different_kinds_are_refused(runs, tmp_path):
+    save_small_run(tmp_path / "deep", rule="fa", depth=3, epochs=1)
+    with pytest.raises(ValueError, match=r"differ in depth \(2 and 3\)"):
+        analyse([runs / "bp", tmp_path / "deep"], small_plan(), tmp_path, lambda run: made_data())
+    save_small_run(tmp_path / "again", rule="fa", epochs=1)
+    with pytest.raises(ValueError, match="are both fa with seed 0"):
+        analyse([runs, tmp_path / "again"], small_plan(), tmp_path, lambda run: made_data())
+
+
+def test_the_folder_of_a_run_is_no_place_for_results(runs):
+    with pytest.raises(ValueError, match="is the folder of a run"):
+        small_analysis(runs, runs / "bp")
+
+
+def test_missing_library_is_named_before_any_work(runs, tmp_path, monkeypatch):
+    missing = {"kornia", "hessian_eigenthings"}
+    monkeypatch.setattr(groups_module, "find_spec", lambda name: None if name in missing else name)
+    with pytest.raises(ValueError, match=r"alignonce\[diagnostics,robustness\].*--measures alignment flow"):
+        small_analysis(runs, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"severities": (6,)}, "1 to 5"), ({"eps": (0,)}, "above 0"), ({"measures": ("who",)}, "alignment")],
+)
+def test_bad_settings_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        small_plan(**change)
