@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from alignonce.audit import TransportReport, audit_weight_transport
+from alignonce.checkpoints import load_feedback, plain_state_dict, save_feedback
 from alignonce.conversion import set_learning_rule
 from alignonce.diagnostics.alignment import alignment
 from alignonce.direct import DirectFeedback
@@ -42,6 +43,9 @@ __all__ = [
     "evolve",
     "exact_gradients",
     "feedback_weights",
+    "load_feedback",
+    "plain_state_dict",
     "pretrain_on_noise",
+    "save_feedback",
     "set_learning_rule",
 ]
