@@ -282,7 +282,21 @@ class _Hidden(torch.autograd.Function):
         return torch.from_numpy(g.numpy() @ ctx.weight.T), None
 
 
-@pytest.mark.parametrize("function", [_GradientsOn, _Hidden])
+class _Checked(torch.autograd.Function):
+    """A linear map whose backward pass insists on finite numbers."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        return x @ weight
+
+    @staticmethod
+    def backward(ctx, g: Tensor) -> tuple[Tensor, None]:
+        assert ctx.saved_tensors[0].isfinite().all()
+        return g @ ctx.saved_tensors[0].t(), None
+
+
+@pytest.mark.parametrize("function", [_GradientsOn, _Hidden, _Checked])
 def test_a_culprit_that_hides_is_found(function: type[torch.autograd.Function]) -> None:
     class Layer(nn.Module):
         def __init__(self) -> None:
@@ -462,3 +476,27 @@ def test_a_model_may_set_requires_grad_of_what_it_computes(training: bool) -> No
     x = batch_of_six().requires_grad_()
     set_learning_rule(model, SoftAlignment(0.5), format=LowRank(rank=1), inputs=x)
     set_learning_rule(model, SoftAlignment(0.5), format="auto", inputs=x)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", ["Wav2Vec2", "Hubert"])
+def test_speech_encoders_are_audited_and_fitted(name: str, training: bool) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = getattr(transformers, f"{name}Config")(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, conv_dim=(8, 8),
+        conv_stride=(5, 4), conv_kernel=(10, 8), num_conv_pos_embeddings=8, num_feat_extract_layers=2,
+        num_conv_pos_embedding_groups=2, vocab_size=10, mask_time_prob=0.0, layerdrop=0.0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{name}Model")(config).train(training)
+    model.feature_projection.requires_grad_(False)
+    x = torch.randn(2, 800, requires_grad=True)
+    for format in (LowRank(rank=2), "auto"):
+        set_learning_rule(
+            model, SoftAlignment(0.5), format=format, inputs=x, unconvertible="exact", norms="fixed"
+        )
+    report = audit_weight_transport(
+        model, x.detach(), lambda output: output.last_hidden_state.square().mean()
+    )
+    # Only its convolution for positions, which is parametrised, is exact.
+    assert {row.kind for row in report.culprits} <= {"ParametrizationList"}

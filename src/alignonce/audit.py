@@ -240,9 +240,16 @@ class _BackwardPasses:
             if changed_by_part:
                 self._search(part, changed_by_part, found)
 
+    def _poisoned_gradients(self, names: list[str], finite: bool = False) -> dict[str, Tensor | None]:
+        with self._copies.poisoning(self._error, names, finite):
+            return gradients(self._value, self._targets, self._error)
+
     def _changed(self, names: list[str]) -> set[str]:
-        with self._copies.poisoning(self._error, names):
-            poisoned = gradients(self._value, self._targets, self._error)
+        try:
+            poisoned = self._poisoned_gradients(names)
+        except Exception:
+            # Where something checks its numbers, as an adaptive solver does.
+            poisoned = self._poisoned_gradients(names, finite=True)
         return {
             name
             for name, noise in self._noise.items()

@@ -46,6 +46,7 @@ class WeightCopies(TorchDispatchMode):
         self._read: dict[int, frozenset[str]] = {}
         self._backward = self._watching = False
         self._poisoned_names: Collection[str] = ()
+        self._finite = False
         self._clean_values: dict[int, list[Tensor]] = {}
         self._depth, self._outermost_has_gradients = 0, False
         for name, parameter in parameters.items():
@@ -88,13 +89,14 @@ class WeightCopies(TorchDispatchMode):
                 handle.remove()
 
     @contextmanager
-    def poisoning(self, error: Tensor, names: Collection[str]) -> Iterator[None]:
+    def poisoning(self, error: Tensor, names: Collection[str], finite: bool = False) -> Iterator[None]:
         """Within the context, run a backward pass that starts at ``error`` and finds NaN in copies of these.
 
-        That is done behind the back of autograd's version counter; booleans are flipped.
+        That is done behind the back of autograd's version counter; booleans are flipped. With ``finite``,
+        other numbers stand in place of NaN, for code that checks its numbers.
         """
         with self._backward_pass(error):
-            self._poisoned_names = names
+            self._poisoned_names, self._finite = names, finite
             try:
                 for memory in [m for m, sources in self._sources.items() if not sources.isdisjoint(names)]:
                     self._poison(memory)
@@ -103,7 +105,7 @@ class WeightCopies(TorchDispatchMode):
             finally:
                 for memory in list(self._clean_values):
                     self._clean(memory)
-                self._poisoned_names = ()
+                self._poisoned_names, self._finite = (), False
 
     @contextmanager
     def watching(self, error: Tensor) -> Iterator[Callable[[Tensor], frozenset[str]]]:
@@ -222,7 +224,7 @@ class WeightCopies(TorchDispatchMode):
             if tensor.dtype == torch.bool:
                 tensor.logical_not_()
             elif tensor.is_floating_point() or tensor.is_complex():
-                tensor.fill_(torch.nan)
+                tensor.neg_().sub_(0.75) if self._finite else tensor.fill_(torch.nan)
 
     def _clean(self, memory: int) -> None:
         for tensor, values in zip(self._held[memory], self._clean_values.pop(memory), strict=True):
