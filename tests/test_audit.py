@@ -51,6 +51,7 @@ class Culprit(nn.Module):
             "cast": lambda w: w.double().float(),
             "normalised": lambda w: w / w.norm(dim=1, keepdim=True) + torch.eye(w.shape[0]),
             "sign": torch.sign,
+            "changed in part": lambda w: w.clone().index_add_(0, torch.zeros(1, dtype=int), x[:1]),
             "mask": lambda w: torch.where(w.detach() > 0, torch.ones(()), -torch.ones(())),
         }[self.how](self.weight)
         return x @ weight
@@ -85,7 +86,7 @@ def test_norm_layers_are_named() -> None:
     assert "weight transport through 1 of 8 parameters" in str(report)
 
 
-@pytest.mark.parametrize("how", ["plain", "copy", "cast", "normalised", "sign", "mask"])
+@pytest.mark.parametrize("how", ["plain", "copy", "cast", "normalised", "sign", "mask", "changed in part"])
 def test_planted_culprit_is_named_whatever_copy_of_its_weight_it_reads(how: str) -> None:
     model = mlp()
     model.insert(2, Culprit(8, how))
@@ -353,6 +354,14 @@ def test_a_table_of_constant_positions_that_goes_through_layers_is_a_signal() ->
     model = Positions()
     set_learning_rule(model, SoftAlignment(0.5))
     assert audit_weight_transport(model, batch_of_six(), loss).free_of_transport
+
+
+def test_a_layer_that_parametrises_a_weight_makes_no_signal_of_it() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4))
+    nn.utils.parametrize.register_parametrization(model[2], "weight", nn.LayerNorm(8))
+    set_learning_rule(model, SoftAlignment(0.5), where=["0", "4"])
+    culprits = audit_weight_transport(model, batch_of_six(), loss).culprits
+    assert {"original", "weight", "bias"} == {row.parameter for row in culprits}
 
 
 def test_a_bare_parameter_that_is_multiplied_with_a_signal_is_a_weight() -> None:

@@ -114,7 +114,7 @@ def audit_weight_transport(
         model: any module, with or without a learning rule.
         inputs: a batch: one tensor, or a sequence of positional or a mapping of keyword arguments.
             Gradients of floating-point inputs are compared too, so that the first layer is audited.
-        loss: maps the model's output to a scalar; targets are best closed over.
+        loss: maps the model's output to a scalar; targets are best closed over. It is called several times.
 
     Returns:
         A report of a row for each parameter; ``report.free_of_transport`` is the verdict.
@@ -184,7 +184,7 @@ def _prepare(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Te
         floats[f"input {len(floats)}"] = copy
         return copy
 
-    args, kwargs = call_arguments(tree_map_only(Tensor, fresh, inputs))
+    args, kwargs = tree_map_only(Tensor, fresh, call_arguments(inputs))
     return args, kwargs, floats
 
 

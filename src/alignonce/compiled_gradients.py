@@ -85,10 +85,9 @@ def compiled_otherwise(
     targets = {name: p for name, p in parameters.items() if p.requires_grad}
 
     def run() -> Tensor:
-        copies = tree_map_only(
-            Tensor, lambda x: x.detach().clone().requires_grad_(x.requires_grad), inputs
-        )  # fmt: skip
-        args, kwargs = call_arguments(copies)
+        args, kwargs = tree_map_only(
+            Tensor, lambda x: x.detach().clone().requires_grad_(x.requires_grad), call_arguments(inputs)
+        )
         return loss(model(*args, **kwargs))
 
     def gradients_now(seed: int | None = None) -> dict[str, Tensor | None]:
@@ -96,8 +95,12 @@ def compiled_otherwise(
             if seed is not None:
                 torch.manual_seed(seed)
             value = run()
-            return gradients(value, targets, torch.ones_like(value), retain_graph=False)
+            found = gradients(value, targets, torch.ones_like(value), retain_graph=False)
+            # Copies, since a CUDA graph uses their memory again.
+            return {name: None if g is None else g.clone() for name, g in found.items()}
 
+    if not _dynamo_is_loaded():
+        return ()
     with undisturbed(unwrap(model)):
         if not _runs_compiled_code(model, run()):
             return ()
@@ -156,8 +159,6 @@ def _dense(gradient: Tensor) -> Tensor:
 
 def _runs_compiled_code(model: nn.Module, value: object) -> bool:
     """Whether a module is compiled, or a function on the way to a loss is."""
-    if not _dynamo_is_loaded():
-        return False
     compiled_module = any(
         isinstance(module, torch._dynamo.OptimizedModule) or module._compiled_call_impl is not None
         for module in model.modules()

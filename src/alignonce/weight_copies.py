@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -22,7 +23,8 @@ class WeightCopies(TorchDispatchMode):
     A copy is a tensor that is computed from parameters and constants, but from no data. What a layer of a
     known kind (:func:`alignonce.layers.layer_kind`) is given as its input is data, be it a parameter or a
     constant: so the output of a layer for a learnt query or a table of positions is a signal and no copy of
-    the layer's weight. A bare parameter that is multiplied with a signal elsewhere is a weight.
+    the layer's weight. (Not so for a layer in a parametrisation, which is given a weight.) A bare parameter
+    that is multiplied with a signal elsewhere is a weight.
 
     In a backward pass, an operation counts as a part of a forward pass that is run again (by a checkpoint, an
     adjoint solver, a reversible network), which may read weights, if gradients are on and it is within a
@@ -76,7 +78,12 @@ class WeightCopies(TorchDispatchMode):
                 Tensor, lambda x: done.setdefault(id(x), self._as_data(x)), (args, kwargs)
             )  # fmt: skip
 
-        layers = [m for m in model.modules() if layer_kind(type(m), norms=True) is not None]
+        of_weights = {
+            m for p in model.modules() if isinstance(p, ParametrizationList) for m in p.modules()
+        }  # fmt: skip
+        layers = [
+            m for m in model.modules() if m not in of_weights and layer_kind(type(m), norms=True) is not None
+        ]
         handles = [
             *(module.register_forward_pre_hook(enter, prepend=True) for module in model.modules()),
             *(module.register_forward_hook(leave, always_call=True) for module in model.modules()),
@@ -146,8 +153,8 @@ class WeightCopies(TorchDispatchMode):
         for output in _tensors(outputs):
             memory = _memory(output)
             if from_data:
-                if memory not in self._sources or (_mutates(func) and memory not in self._weights):
-                    self._forget(memory)
+                # A copy that data is added to in place stays one as well: a part of it may be as it was.
+                if memory not in self._weights:
                     self._data[memory] = output.detach()
             elif sources and memory not in self._sources:
                 self._remember(output.detach(), sources)
@@ -189,8 +196,12 @@ class WeightCopies(TorchDispatchMode):
             again = outputs
             if not _mutates(func):
                 self._poison(copy)
-                again = func(*args, **kwargs)
-                self._clean(copy)
+                try:
+                    again = func(*args, **kwargs)
+                except RuntimeError:  # some operations of linear algebra refuse NaN: they have read it
+                    again = outputs
+                finally:
+                    self._clean(copy)
             for before, after in zip(_tensors(outputs), _tensors(again), strict=True):
                 memory = _memory(before)
                 if memory in self._sources or "empty" in func.__name__:
