@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from alignonce.audit import TransportReport, audit_weight_transport
+from alignonce.checkpoints import load_feedback, plain_state_dict, save_feedback
 from alignonce.conversion import set_learning_rule
 from alignonce.direct import DirectFeedback
 from alignonce.evolution import evolve
@@ -45,7 +46,10 @@ __all__ = [
     "evolve",
     "exact_gradients",
     "feedback_weights",
+    "load_feedback",
+    "plain_state_dict",
     "pretrain_on_noise",
+    "save_feedback",
     "set_learning_rule",
 ]
 

@@ -94,7 +94,8 @@ class _Join(torch.autograd.Function):
 class _State(Switch):
     """What the hooks of one model share."""
 
-    def __init__(self) -> None:
+    def __init__(self, rule: DirectFeedback) -> None:
+        self.rule = rule
         self.exact = False
         self.running = False
         self.tapped: list[tuple[Tensor, Tensor, str]] = []
@@ -197,7 +198,7 @@ def install(model: nn.Module, rule: DirectFeedback, args: Any, kwargs: Any) -> l
         raise ValueError("direct feedback: no layer with weights ran on inputs, so that there is no output")
     taps[output.name] = layers[output.name]
 
-    state = _State()
+    state = _State(rule)
     model.register_forward_pre_hook(_Begin(state))
     installed: dict[str, Tap] = {}
     for run in runs:

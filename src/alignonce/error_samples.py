@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils._pytree import tree_leaves
 
-from alignonce.undisturbed import undisturbed
+from alignonce.undisturbed import allowing_requires_grad, undisturbed
 
 __all__ = ["ErrorSample", "sample_errors"]
 
@@ -64,7 +64,7 @@ def sample_errors(
         layer.register_forward_hook(watch(name)) for name, layer in layers.items() if _has_plain_errors(layer)
     ]
     try:
-        with undisturbed(model):
+        with undisturbed(model), allowing_requires_grad():
             results = tree_leaves(model(*args, **kwargs))
             outputs = [y for y in results if isinstance(y, Tensor) and y.requires_grad]
             errors = [torch.randn(y.shape, generator=generator).to(y) for y in outputs]

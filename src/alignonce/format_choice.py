@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from alignonce.formats import FP8, Dense, FeedbackFormat, Int8, LowRank
 from alignonce.layers import layer_kind
-from alignonce.undisturbed import undisturbed
+from alignonce.undisturbed import allowing_requires_grad, undisturbed
 
 if TYPE_CHECKING:
     from torch.utils.benchmark import Timer
@@ -155,7 +155,7 @@ def _calls(
 
     handles = [m.register_forward_pre_hook(recorder(n), with_kwargs=True) for n, m in layers.items()]
     try:
-        with undisturbed(model, "eval"), torch.no_grad():
+        with undisturbed(model, "eval"), torch.no_grad(), allowing_requires_grad():
             model(*args, **kwargs)
     finally:
         for handle in handles:

@@ -1,13 +1,17 @@
 """Running a model without leaving a trace in it."""
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
 
-__all__ = ["undisturbed"]
+__all__ = ["allowing_requires_grad", "undisturbed"]
 
 
 @contextmanager
@@ -26,6 +30,7 @@ def undisturbed(model: nn.Module, mode: str = "present") -> Iterator[None]:
         for name, buffer in module._buffers.items()
         if buffer is not None and not is_lazy(buffer)
     ]
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 (models of others draw from it)
     devices = {t.device for t in (*model.parameters(), *model.buffers()) if t.device.type == "cuda"}
     with torch.random.fork_rng([d.index for d in devices]), torch.enable_grad():
         try:
@@ -33,9 +38,27 @@ def undisturbed(model: nn.Module, mode: str = "present") -> Iterator[None]:
                 model.eval()
             yield
         finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
             for module, training in modes:
                 module.training = training
             for holder, name, buffer, values in buffers:
                 # Through .data, so that a graph of the caller's which has saved the buffer stays valid.
                 buffer.data.copy_(values)
                 holder[name] = buffer
+
+
+class allowing_requires_grad(TorchFunctionMode):
+    """Within the context, a model may set ``requires_grad`` of tensors that were computed from its inputs.
+
+    Speech encoders do so. It is allowed only while the inputs require no gradient: where they do, as in an
+    audit, such a tensor carries one already, and setting it does nothing.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _SETTERS and isinstance(args[0], Tensor) and not args[0].is_leaf:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+_SETTERS = (cast(Any, Tensor.requires_grad).__set__, Tensor.requires_grad_)

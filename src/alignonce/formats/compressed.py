@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -38,16 +39,30 @@ class CompressedFeedback(nn.Module):
 
     def __init__(self, format: FeedbackFormat, feedback: Tensor, errors: Tensor | None = None) -> None:
         super().__init__()
-        self.format = format
-        self.keep_if_missing = False
-        """Whether a state_dict may lack the tensors, which then stay; set by the layer in loading."""
-        self.shape = tuple(feedback.shape)
         matrix = feedback.detach().flatten(1)
         wide = matrix.to(torch.promote_types(feedback.dtype, torch.float32))
         stored = format.compress(wide) if errors is None else format.compress_for(errors.to(wide), wide)
+        self._hold(format, stored, tuple(feedback.shape), feedback.dtype)
+
+    @classmethod
+    def of(
+        cls, format: FeedbackFormat, stored: Sequence[Tensor], shape: tuple[int, ...], dtype: torch.dtype
+    ) -> "CompressedFeedback":
+        """Hold what was stored of a B of this shape, for a forward weight of this dtype."""
+        held = cls.__new__(cls)
+        nn.Module.__init__(held)
+        held._hold(format, stored, shape, dtype)
+        return held
+
+    def _hold(
+        self, format: FeedbackFormat, stored: Sequence[Tensor], shape: tuple[int, ...], dtype: torch.dtype
+    ) -> None:
+        self.format, self.shape = format, shape
+        self.keep_if_missing = False
+        """Whether a state_dict may lack the tensors, which then stay; set by the layer in loading."""
         for name, tensor in zip(format.names, stored, strict=True):
             keep = format.keeps_dtype or not tensor.is_floating_point()
-            self.register_buffer(name, tensor if keep else tensor.to(feedback.dtype))
+            self.register_buffer(name, tensor if keep else tensor.to(dtype))
 
     @property
     def tensors(self) -> Stored:

@@ -1,0 +1,292 @@
+"""What belongs to a checkpoint beside the forward weights: feedback weights, in a file of their own.
+
+A model that is saved and loaded by others (``from_pretrained``, a plain ``load_state_dict``) loses its
+feedback weights, and the learning rule, set anew, would begin from the trained weights: another experiment.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alignonce import direct
+from alignonce.conversion import set_learning_rule
+from alignonce.formats.base import gathered
+from alignonce.formats.compressed import CompressedFeedback, HeldFeedback
+from alignonce.layers import FeedbackLayer, feedback_name, layer_kind, previous_name
+from alignonce.model_access import Inputs, unwrap
+from alignonce.rule_descriptions import described, rebuilt
+from alignonce.rules import Backpropagation, LearningRule
+
+__all__ = ["load_feedback", "plain_state_dict", "save_feedback"]
+
+_VERSION = 1
+_DIRECT = "direct_feedback"
+
+
+def plain_state_dict(model: nn.Module) -> dict[str, Any]:
+    """The ``state_dict`` that a model would have without its learning rule.
+
+    Args:
+        model: any module, wrapped or not, with or without a learning rule. It stays as it is.
+
+    Returns:
+        Names and values of a plain model's ``state_dict``, sharing its memory.
+    """
+    model = unwrap(model)
+    state = model.state_dict()
+    metadata = getattr(state, "_metadata", {})
+    for name, module in model.named_modules():
+        for attribute in _attributes_of_the_rule(module):
+            added = _joined(name, attribute)
+            metadata.pop(added, None)
+            for key in [k for k in state if k == added or k.startswith(f"{added}.")]:
+                del state[key]
+    return state
+
+
+def save_feedback(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write a model's feedback weights to a file, with the rule and the format of each layer.
+
+    The file holds tensors and text (JSON) only: ``torch.load(path, weights_only=True)`` reads it without
+    this package. It takes the place of an older one at once and whole. What else belongs to a checkpoint: the
+    forward weights (:func:`plain_state_dict`), the optimiser's state and the number of steps.
+
+    Args:
+        model: a model with a learning rule. If its weights are spread over processes, all must call.
+        path: where to write.
+
+    Raises:
+        ValueError: if the model has no feedback weights, or a rule has settings that are no plain values (a
+            function as ``cosine``).
+    """
+    model = unwrap(model)
+    tensors: dict[str, Tensor] = {}
+    layers = {
+        name: _describe_layer(name, layer, tensors)
+        for name, layer in model.named_modules()
+        if isinstance(layer, FeedbackLayer)
+    }
+    matrices = {name: buffer for name, buffer in model.named_buffers() if _is_direct(name)}
+    tensors |= matrices
+    if not tensors:
+        raise ValueError("the model has no feedback weights to save: set a learning rule first")
+    rules = [described(state.rule) for state in direct.states_of(model)]
+    description = {
+        "version": _VERSION,
+        "layers": layers,
+        "direct": {"rule": rules[0], "tensors": list(matrices)} if rules else None,
+    }
+    # Copies, since a part of a larger tensor would be written with all of it.
+    values = {name: gathered(t.detach()).cpu().clone() for name, t in tensors.items()}
+    _write({"feedback": json.dumps(description), "tensors": values}, Path(path))
+
+
+def load_feedback(model: nn.Module, path: str | os.PathLike[str], inputs: Inputs | None = None) -> None:
+    """Give a model the learning rule and exactly the feedback weights that :func:`save_feedback` wrote.
+
+    Nothing is aligned with the forward weights that the model has now. A rule that the model has already is
+    replaced. Nothing changes if the file does not fit.
+
+    Args:
+        model: a model with the layers of the one that was saved, plain or not, of any dtype, on any device.
+        path: the file.
+        inputs: a batch, as :func:`set_learning_rule` takes it; needed for direct feedback only.
+
+    Raises:
+        ValueError: if the file holds no feedback weights, layers or shapes do not fit (all are named), a
+            layer cannot be converted, a rule or format is of a class that is not imported, or direct feedback
+            lacks ``inputs``.
+    """
+    model = unwrap(model)
+    description, tensors = _read(Path(path))
+    layers: dict[str, Any] = description["layers"]
+    modules = dict(model.named_modules())
+    misfits = [text for name, layer in layers.items() for text in _misfits(name, layer, modules.get(name))]
+    if misfits:
+        raise ValueError(
+            "the feedback weights do not fit the model:\n" + "\n".join(f"  {m}" for m in misfits)
+        )
+    rules = {name: rebuilt(layer["rule"]) for name, layer in layers.items()}
+    held = dict(_held_by(layers, modules, tensors))
+    if description["direct"] is not None and inputs is None:
+        raise ValueError("the file holds direct feedback, which needs inputs=, a batch as in training")
+
+    if description["direct"] is None:
+        _convert(model, layers)
+        direct.uninstall(model)
+    else:
+        _load_direct(model, description["direct"], tensors, inputs)
+        try:
+            _convert(model, layers)
+        except ValueError:
+            set_learning_rule(model, Backpropagation())
+            raise
+    for name, rule in rules.items():
+        layer = modules[name]
+        assert isinstance(layer, FeedbackLayer)  # for the type checker: it has just been converted
+        layer.start_feedback(rule, held[name])
+
+
+def _convert(model: nn.Module, layers: Collection[str]) -> None:
+    """Make exactly these layers such with feedback weights, which come after."""
+    if layers:
+        set_learning_rule(model, _Placeholder(), where=lambda name, _: name in layers, norms="fixed")
+    others = {n for n, m in model.named_modules() if isinstance(m, FeedbackLayer) and n not in layers}
+    if others:
+        set_learning_rule(model, Backpropagation(), where=lambda name, _: name in others)
+
+
+class _Placeholder(LearningRule):
+    def feedback_for(self, weight: Tensor, name: str, depth: int) -> Tensor:
+        return torch.zeros_like(weight, requires_grad=False)
+
+    def _feedback(self, w: Tensor, name: str, depth: int) -> Tensor:
+        return w
+
+
+def _describe_layer(name: str, layer: FeedbackLayer, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """What is to be known of a layer; adds its tensors, shared ones once."""
+    names_of = {id(tensor): known for known, tensor in tensors.items()}
+    weights = {}
+    for weight_name in layer.present_names(layer):
+        attribute = feedback_name(weight_name)
+        feedback = getattr(layer, attribute)
+        if isinstance(feedback, CompressedFeedback):
+            parts = {
+                f"{attribute}.{n}": t for n, t in zip(feedback.format.names, feedback.tensors, strict=True)
+            }
+            format = described(feedback.format)
+        else:
+            parts, format = {attribute: feedback}, None
+        keys = []
+        for part, tensor in parts.items():
+            key = names_of.setdefault(id(tensor), _joined(name, part))
+            tensors[key] = tensor
+            keys.append(key)
+        shape = list(getattr(layer, weight_name).shape)
+        weights[weight_name] = {"shape": shape, "format": format, "tensors": keys}
+    return {"kind": _kind_of(layer), "rule": described(layer.learning_rule), "weights": weights}
+
+
+def _misfits(name: str, saved: Mapping[str, Any], module: nn.Module | None) -> Iterator[str]:
+    """Why a layer of the file does not fit a module."""
+    where = name or "(the model itself)"
+    if module is None:
+        yield f"{where} ({saved['kind']}): the model has no such layer"
+    elif _kind_of(module) != saved["kind"]:
+        yield f"{where}: {saved['kind']} in the file, {_kind_of(module)} in the model"
+    else:
+        kind = layer_kind(type(module), norms=True)
+        present = set() if kind is None else set(kind.present_names(module))
+        for weight_name in sorted(present ^ saved["weights"].keys()):
+            yield f"{where}: {weight_name} in the {'model' if weight_name in present else 'file'} only"
+        for weight_name in sorted(present & saved["weights"].keys()):
+            shape = tuple(saved["weights"][weight_name]["shape"])
+            if shape != (found := tuple(getattr(module, weight_name).shape)):
+                yield f"{where}: {weight_name} of shape {shape} in the file, {found} in the model"
+
+
+def _held_by(
+    layers: Mapping[str, Any], modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]
+) -> Iterator[tuple[str, dict[str, HeldFeedback]]]:
+    """The feedback weights of each layer by weight's name; those of one forward weight are one."""
+    made: dict[Any, HeldFeedback] = {}
+    for name, layer in layers.items():
+        held = {}
+        for weight_name, saved in layer["weights"].items():
+            weight = getattr(modules[name], weight_name)
+            key = (id(weight), *saved["tensors"])
+            if key not in made:
+                stored = [tensors[t].to(weight.device, copy=True) for t in saved["tensors"]]
+                if saved["format"] is None:
+                    made[key] = stored[0].to(weight.dtype)
+                else:
+                    format = rebuilt(saved["format"])
+                    made[key] = CompressedFeedback.of(format, stored, tuple(saved["shape"]), weight.dtype)
+            held[weight_name] = made[key]
+        yield name, held
+
+
+def _load_direct(
+    model: nn.Module, saved_direct: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: Inputs | None
+) -> None:
+    set_learning_rule(model, rebuilt(saved_direct["rule"]), inputs=inputs)
+    found = {name: buffer for name, buffer in model.named_buffers() if _is_direct(name)}
+    saved = {name: tensors[name] for name in saved_direct["tensors"]}
+    misfits = [
+        f"{name}: {_shape(saved.get(name))} in the file, {_shape(found.get(name))} in the model"
+        for name in dict.fromkeys((*saved, *found))
+        if _shape(saved.get(name)) != _shape(found.get(name))
+    ]
+    if misfits:
+        set_learning_rule(model, Backpropagation())
+        raise ValueError(
+            "the direct feedback does not fit the model, which is plain now:\n"
+            + "\n".join(f"  {m}" for m in misfits)
+        )
+    for name, buffer in found.items():
+        buffer.copy_(saved[name])
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "none" if tensor is None else str(tuple(tensor.shape))
+
+
+def _kind_of(module: nn.Module) -> str:
+    """The name of the plain class that a layer is of, be it by a subclass of a user's own."""
+    for base in reversed(type(module).__mro__):
+        kind = layer_kind(base, norms=True)
+        if kind is not None and kind.plain_class is base:
+            return base.__name__
+    return type(module).__name__
+
+
+def _attributes_of_the_rule(module: nn.Module) -> list[str]:
+    """Buffers, and modules with buffers, that a learning rule has added to a module."""
+    added = [name for name in module._buffers if name.startswith(_DIRECT)]
+    if isinstance(module, FeedbackLayer):
+        for weight_name in module.present_names(module):
+            added += [feedback_name(weight_name), previous_name(weight_name)]
+    return added
+
+
+def _is_direct(name: str) -> bool:
+    return name.rpartition(".")[2].startswith(_DIRECT)
+
+
+def _joined(module_name: str, attribute: str) -> str:
+    return f"{module_name}.{attribute}".removeprefix(".")
+
+
+def _write(content: dict[str, Any], path: Path) -> None:
+    file, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(file, "wb") as stream:
+            torch.save(content, stream)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, dict) or "feedback" not in content:
+        raise ValueError(f"{path} holds no feedback weights: it was not written by save_feedback")
+    description = json.loads(content["feedback"])
+    if description["version"] > _VERSION:
+        raise ValueError(f"{path} was written by a later version of alignonce")
+    return description, content["tensors"]
