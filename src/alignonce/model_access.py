@@ -1,5 +1,6 @@
 """What every part asks of a model: the one inside its wrappers, its weights by name, exact gradients."""
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,8 +13,8 @@ from alignonce import direct
 from alignonce.formats.base import gathered
 from alignonce.layers import FeedbackLayer, forward_weight_names
 
-__all__ = ["Inputs", "call_arguments", "exact_gradients", "feedback_weights", "qualified", "unwrap",
-           "weight_names"]  # fmt: skip
+__all__ = ["Inputs", "call_arguments", "exact_gradients", "feedback_weights", "qualified", "refuse_flat_parameters",
+           "unwrap", "weight_names"]  # fmt: skip
 
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
 """A batch: one tensor, or a sequence of positional or a mapping of keyword arguments."""
@@ -50,8 +51,8 @@ def feedback_weights(model: nn.Module) -> Iterator[tuple[str, Tensor, Tensor]]:
     """
     seen: set[int] = set()
     for name, layer in unwrap(model).named_modules():
-        if isinstance(layer, FeedbackLayer):
-            for weight_name in forward_weight_names(layer):
+        if isinstance(layer, FeedbackLayer) and not layer.is_norm:
+            for weight_name in layer.held_names():
                 weight = getattr(layer, weight_name)
                 if id(weight) not in seen:
                     seen.add(id(weight))
@@ -60,6 +61,22 @@ def feedback_weights(model: nn.Module) -> Iterator[tuple[str, Tensor, Tensor]]:
                         gathered(weight),
                         gathered(layer.feedback_of(weight_name)),
                     )
+
+
+def refuse_flat_parameters(model: nn.Module) -> None:
+    """Refuse what FSDP1 has wrapped, where layers have no forward weights but views of one flat parameter.
+
+    Raises:
+        RuntimeError: if ``model`` is or holds a ``FullyShardedDataParallel``.
+    """
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # imported by whoever has wrapped the model
+    if fsdp is not None and any(isinstance(m, fsdp.FullyShardedDataParallel) for m in model.modules()):
+        raise RuntimeError(
+            "the model is wrapped by FullyShardedDataParallel (FSDP1), which keeps forward weights as parts of "
+            "one flat parameter, where a learning rule finds none of them: set the rule on the plain model "
+            "and spread it by FSDP2 with alignonce.distributed.shard(model, mesh), or use "
+            "DistributedDataParallel"
+        )
 
 
 def unwrap(model: nn.Module) -> nn.Module:
