@@ -13,6 +13,7 @@ from alignonce.evolution_guard import Watched, after_this_step, as_one_step, ins
 from alignonce.evolving_rules import EvolutionStep, EvolvingRule
 from alignonce.layers import FeedbackLayer, feedback_name
 from alignonce.model_access import qualified, refuse_flat_parameters, unwrap, weight_names
+from alignonce.rules import whole_number
 
 __all__ = ["Evolution", "evolve", "evolve_after"]
 
@@ -39,11 +40,7 @@ def evolve(model: nn.Module, step: int) -> None:
             another, computed by a parametrisation), or something other than the optimiser has changed it
             where the rule would take that for a step; or if the model was wrapped by FSDP1.
     """
-    try:
-        number = operator.index(step)
-    except TypeError:
-        number = 0
-    if number < 1:
+    if not hasattr(step, "__index__") or (number := operator.index(step)) < 1:
         raise ValueError(f"step must be 1 after the optimiser's first step, got {step!r}")
     _evolve(model, number, lambda weight, found: found.is_due(weight))
 
@@ -74,12 +71,7 @@ def evolve_after(optimizer: Any, model: nn.Module, *, start: int = 0) -> "Evolut
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    try:
-        steps = operator.index(start)
-    except TypeError:
-        steps = -1
-    if steps < 0:
-        raise ValueError(f"start must be the number of steps made so far, 0 or more, got {start!r}")
+    steps = whole_number(start, "start", 0)
     optimizers = list(_optimizers_in(optimizer))
     reporting = [o for o in optimizers if _reports(o)]
     if not reporting:
@@ -175,24 +167,26 @@ def _as_at_conversion(
     """The forward weight that a layer has now, if it is the one that B was made for."""
     weight = layer._parameters.get(weight_name)
     found = None if weight is None else watched(weight)
+    name = qualified(layer_name, weight_name)
     if weight is None:
-        what = "is computed from other parameters now (by pruning, weight_norm, a parametrisation)"
+        what = "is computed from other parameters (pruning, weight_norm, a parametrisation): remove that, and"
     elif found is None:
-        what = "was replaced by another parameter"
+        what = "was replaced by another parameter:"
     elif weight.shape != feedback.shape:
-        what = f"was resized from {tuple(feedback.shape)} to {tuple(weight.shape)}"
+        what = f"was resized from {tuple(feedback.shape)} to {tuple(weight.shape)}:"
     elif seen.get(id(weight), feedback) is not feedback:
-        what = "was tied to that of another layer, which has a feedback weight of its own"
+        what = "was tied to another layer's, which has a feedback weight of its own:"
     elif found.jumped:
-        what = (
-            "was changed between two steps by something other than the optimiser (if that belongs to the "
-            "step, call alignonce.evolve(model, step) after it, in place of evolve_after)"
+        raise RuntimeError(
+            f"between two steps of the optimiser, something else has changed the forward weight {name!r}, which "
+            "its learning rule must not take for a step: call set_learning_rule again; or, if the change belongs "
+            "to a step, call alignonce.evolve(model, step) after it, in place of evolve_after"
         )
     else:
         return weight, found
     raise RuntimeError(
-        f"the forward weight {qualified(layer_name, weight_name)!r} {what} since its learning rule was set, "
-        "so that the rule cannot follow it: call set_learning_rule again"
+        f"the forward weight {name!r} is not the one that its learning rule was set for: it {what} call "
+        "set_learning_rule again"
     )
 
 
