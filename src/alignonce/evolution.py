@@ -169,7 +169,7 @@ def _as_at_conversion(
     found = None if weight is None else watched(weight)
     name = qualified(layer_name, weight_name)
     if weight is None:
-        what = "is computed from other parameters (pruning, weight_norm, a parametrisation): remove that, and"
+        what = "is computed from other parameters (pruning, weight_norm, a parametrisation, FSDP1): remove that, and"
     elif found is None:
         what = "was replaced by another parameter:"
     elif weight.shape != feedback.shape:

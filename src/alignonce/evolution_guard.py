@@ -22,7 +22,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-__all__ = ["Watched", "after_this_step", "as_one_step", "install", "own_rows", "unwatch", "watch", "watched"]
+__all__ = ["FLATTENED", "Watched", "after_this_step", "as_one_step", "install", "own_rows", "unwatch", "watch", "watched"]
+
+
+FLATTENED = (
+    "the model is wrapped by FullyShardedDataParallel (FSDP1), which keeps forward weights as parts of one flat "
+    "parameter, where a learning rule finds none of them: set the rule on the plain model and spread it by FSDP2 "
+    "with alignonce.distributed.shard(model, mesh), or use DistributedDataParallel"
+)
+"""The error for what goes with FSDP2 only."""
 
 
 class Watched:
@@ -120,19 +128,19 @@ def as_one_step(step: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(step)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        frame = sys._getframe()
-        steps.begin(frame)
+        steps.begin(wrapper, sys._getframe())
         try:
             result = step(*args, **kwargs)
         except BaseException:
-            steps.forget(frame)
+            steps.forget(wrapper)
             raise
-        steps.end(frame)
+        steps.end(wrapper)
         return result
 
     return wrapper
 
 
+@torch.compiler.disable
 def after_this_step(optimizer: Optimizer, function: Callable[[set[int]], None]) -> None:
     """From a post-hook of an optimiser: call a function once the outermost step has ended.
 
@@ -149,26 +157,27 @@ class _Steps(threading.local):
     """The steps that this thread is in."""
 
     def __init__(self) -> None:
-        # By the frames of the calls: PyTorch runs no hook after a step that raised.
-        self.running: list[FrameType] = []
+        self.running: list[tuple[object, FrameType]] = []
+        """Optimisers, or what else makes steps, each with the frame of its call."""
         self.stepped: dict[int, Watched] = {}
         self.waiting: list[Callable[[set[int]], None]] = []
 
-    def begin(self, frame: FrameType) -> bool:
+    def begin(self, stepper: object, frame: FrameType) -> bool:
         """Enter a step; return whether it is an outermost one."""
         if self.running:
-            alive = _frames_below(frame)
-            self.running = [f for f in self.running if f in alive]
+            # A step that raised has run no hook at its end: its frame tells that it has ended.
+            alive = _frames_from(frame)
+            self.running = [entry for entry in self.running if entry[1] in alive]
         outermost = not self.running
         if outermost:
             self.stepped.clear()
             self.waiting.clear()
-        self.running.append(frame)
+        self.running.append((stepper, frame))
         return outermost
 
-    def end(self, frame: FrameType) -> None:
+    def end(self, stepper: object) -> None:
         """Leave a step; after an outermost one, tell whoever waits for it."""
-        self.forget(frame)
+        self.forget(stepper)
         if self.running:
             return
         for found in self.stepped.values():
@@ -179,10 +188,10 @@ class _Steps(threading.local):
         for function in waiting:
             function(stepped)
 
-    def forget(self, frame: FrameType) -> None:
+    def forget(self, stepper: object) -> None:
         """Leave a step, and all that began in it and did not end."""
-        if frame in self.running:
-            del self.running[self.running.index(frame) :]
+        last = max((i for i, (s, _) in enumerate(self.running) if s is stepper), default=len(self.running))
+        del self.running[last:]
 
 
 steps = _Steps()
@@ -190,6 +199,7 @@ steps = _Steps()
 _watched: dict[int, tuple[weakref.ref[Tensor], Watched]] = {}
 
 
+@torch.compiler.disable
 def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     for _, found in _watched_in(optimizer):
         if found.stepped:
@@ -198,18 +208,29 @@ def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
                 "alignonce.evolve(model, step) after each optimizer.step(), or once, before training, "
                 "alignonce.evolve_after(optimizer, model)"
             )
-    if steps.begin(sys._getframe(1)):
+    _refuse_flat_parameters(optimizer)
+    if steps.begin(optimizer, _caller()):
         for weight, found in _watched_in(optimizer):
             found.before_step(weight)
 
 
+@torch.compiler.disable
 def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     skipped = _skipped(optimizer)
     for weight, found in _watched_in(optimizer):
         found.held = True
         if weight.grad is not None and not skipped:
             steps.stepped[id(weight)] = found
-    steps.end(sys._getframe(1))
+    steps.end(optimizer)
+
+
+def _refuse_flat_parameters(optimizer: Optimizer) -> None:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            # What FSDP1 has put in place of weights that would be watched else.
+            for _, layer, *_ in getattr(parameter, "_param_infos", ()):
+                if hasattr(layer, "learning_rule") and layer.learning_rule.evolves:
+                    raise RuntimeError(FLATTENED)
 
 
 def _watched_in(optimizer: Optimizer) -> Iterator[tuple[Tensor, Watched]]:
@@ -226,7 +247,15 @@ def _skipped(optimizer: Optimizer) -> bool:
     return found_inf is not None and bool(found_inf)
 
 
-def _frames_below(frame: FrameType | None) -> set[FrameType]:
+def _caller() -> FrameType:
+    """The frame that calls a hook, past those of ``torch.compiler.disable``."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith("torch._dynamo"):
+        frame = frame.f_back
+    return frame
+
+
+def _frames_from(frame: FrameType | None) -> set[FrameType]:
     frames = set()
     while frame is not None:
         frames.add(frame)

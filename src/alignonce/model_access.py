@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from alignonce import direct
+from alignonce.evolution_guard import FLATTENED
 from alignonce.formats.base import gathered
 from alignonce.layers import FeedbackLayer, forward_weight_names
 
@@ -49,8 +50,10 @@ def feedback_weights(model: nn.Module) -> Iterator[tuple[str, Tensor, Tensor]]:
     Weights that are spread over processes (:mod:`alignonce.distributed`) come whole, as copies: all processes
     must iterate.
     """
+    model = unwrap(model)
+    refuse_flat_parameters(model)
     seen: set[int] = set()
-    for name, layer in unwrap(model).named_modules():
+    for name, layer in model.named_modules():
         if isinstance(layer, FeedbackLayer) and not layer.is_norm:
             for weight_name in layer.held_names():
                 weight = getattr(layer, weight_name)
@@ -71,12 +74,7 @@ def refuse_flat_parameters(model: nn.Module) -> None:
     """
     fsdp = sys.modules.get("torch.distributed.fsdp")  # imported by whoever has wrapped the model
     if fsdp is not None and any(isinstance(m, fsdp.FullyShardedDataParallel) for m in model.modules()):
-        raise RuntimeError(
-            "the model is wrapped by FullyShardedDataParallel (FSDP1), which keeps forward weights as parts of "
-            "one flat parameter, where a learning rule finds none of them: set the rule on the plain model "
-            "and spread it by FSDP2 with alignonce.distributed.shard(model, mesh), or use "
-            "DistributedDataParallel"
-        )
+        raise RuntimeError(FLATTENED)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
