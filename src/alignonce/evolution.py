@@ -100,7 +100,7 @@ class Evolution:
         self.steps = steps
         self._model = model
         self._ends: list[Callable[[], None]] = [
-            o.register_step_post_hook(self._after_step).remove for o in reporting
+            o.register_step_post_hook(torch.compiler.disable(self._after_step)).remove for o in reporting
         ]
         if not _reports(optimizer):
             # Such as Lookahead, which goes on to change weights after the step of the optimiser inside.
@@ -178,9 +178,9 @@ def _as_at_conversion(
         what = "was tied to another layer's, which has a feedback weight of its own:"
     elif found.jumped:
         raise RuntimeError(
-            f"between two steps of the optimiser, something else has changed the forward weight {name!r}, which "
-            "its learning rule must not take for a step: call set_learning_rule again; or, if the change belongs "
-            "to a step, call alignonce.evolve(model, step) after it, in place of evolve_after"
+            f"between two steps of the optimiser, something else has changed the forward weight {name!r}, "
+            "which its learning rule must not take for a step: call set_learning_rule again; or, if the change "
+            "belongs to a step, call alignonce.evolve(model, step) after it, in place of evolve_after"
         )
     else:
         return weight, found

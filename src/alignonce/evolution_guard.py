@@ -22,13 +22,23 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-__all__ = ["FLATTENED", "Watched", "after_this_step", "as_one_step", "install", "own_rows", "unwatch", "watch", "watched"]
+__all__ = [
+    "FLATTENED",
+    "Watched",
+    "after_this_step",
+    "as_one_step",
+    "install",
+    "own_rows",
+    "unwatch",
+    "watch",
+    "watched",
+]
 
 
 FLATTENED = (
-    "the model is wrapped by FullyShardedDataParallel (FSDP1), which keeps forward weights as parts of one flat "
-    "parameter, where a learning rule finds none of them: set the rule on the plain model and spread it by FSDP2 "
-    "with alignonce.distributed.shard(model, mesh), or use DistributedDataParallel"
+    "the model is wrapped by FullyShardedDataParallel (FSDP1), which keeps forward weights as parts of one "
+    "flat parameter, where a learning rule finds none of them: set the rule on the plain model and spread it "
+    "by FSDP2 with alignonce.distributed.shard(model, mesh), or use DistributedDataParallel"
 )
 """The error for what goes with FSDP2 only."""
 
@@ -119,8 +129,9 @@ def own_rows(tensor: Tensor) -> Tensor:
 @functools.cache
 def install() -> None:
     """Have all optimisers report; from the first weight that is watched on."""
-    register_optimizer_step_pre_hook(_before_step)
-    register_optimizer_step_post_hook(_after_step)
+    # Not for the compiler, where steps are compiled.
+    register_optimizer_step_pre_hook(torch.compiler.disable(_before_step))
+    register_optimizer_step_post_hook(torch.compiler.disable(_after_step))
 
 
 def as_one_step(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -140,7 +151,6 @@ def as_one_step(step: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-@torch.compiler.disable
 def after_this_step(optimizer: Optimizer, function: Callable[[set[int]], None]) -> None:
     """From a post-hook of an optimiser: call a function once the outermost step has ended.
 
@@ -199,7 +209,6 @@ steps = _Steps()
 _watched: dict[int, tuple[weakref.ref[Tensor], Watched]] = {}
 
 
-@torch.compiler.disable
 def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     for _, found in _watched_in(optimizer):
         if found.stepped:
@@ -214,7 +223,6 @@ def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             found.before_step(weight)
 
 
-@torch.compiler.disable
 def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     skipped = _skipped(optimizer)
     for weight, found in _watched_in(optimizer):

@@ -303,7 +303,7 @@ class WeightMirror(EvolvingRule):
 
 
 def _keep_whole(rule: EvolvingRule, **least: int | None) -> None:
-    """Check these settings of a rule, each with the least that it can be, and keep them as Python's integers."""
+    """Check settings of a rule, each with the least that it can be; keep them as Python's integers."""
     for name, value in least.items():
         object.__setattr__(rule, name, whole_number(getattr(rule, name), name, value))
 

@@ -14,8 +14,8 @@ from alignonce.evolution_guard import FLATTENED
 from alignonce.formats.base import gathered
 from alignonce.layers import FeedbackLayer, forward_weight_names
 
-__all__ = ["Inputs", "call_arguments", "exact_gradients", "feedback_weights", "qualified", "refuse_flat_parameters",
-           "unwrap", "weight_names"]  # fmt: skip
+__all__ = ["Inputs", "call_arguments", "exact_gradients", "feedback_weights", "qualified",
+           "refuse_flat_parameters", "unwrap", "weight_names"]  # fmt: skip
 
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
 """A batch: one tensor, or a sequence of positional or a mapping of keyword arguments."""

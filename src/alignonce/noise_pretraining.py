@@ -46,8 +46,8 @@ def pretrain_on_noise(
         on_step: called after each step with its number and its loss (for a progress bar).
 
     Raises:
-        ValueError: if ``steps``, ``batch_size`` or ``num_classes`` is not positive, ``seed`` is no integer, or the loss becomes NaN
-            or infinite (the step is named).
+        ValueError: if ``steps``, ``batch_size`` or ``num_classes`` is not positive, ``seed`` is no integer,
+            or the loss becomes NaN or infinite (the step is named).
     """
     for argument, value in (("steps", steps), ("batch_size", batch_size), ("num_classes", num_classes)):
         if value < 1:

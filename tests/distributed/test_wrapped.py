@@ -103,7 +103,7 @@ def a_rule_is_not_set_or_measured_under_fsdp1(rank: int) -> None:
     for use_orig_params in (True, False):
         for model in (fsdp1(Network(), use_orig_params), fsdp1(network(SoftAlignment()), use_orig_params)):
             for rule in (SoftAlignment(), KolenPollack(), Backpropagation()):
-                with pytest.raises(RuntimeError, match="spread it by FSDP2 with alignonce.distributed.shard"):
+                with pytest.raises(RuntimeError, match=r"by FSDP2 with alignonce\.distributed\.shard"):
                     set_learning_rule(model, rule)
             with pytest.raises(RuntimeError, match="FSDP1"):
                 alignment(model)

@@ -52,7 +52,9 @@ def _averaged(case: Case, **options: Callable[..., object]) -> None:
     _assert_unharmed(case, fresh, model)
 
 
-@right("you average all buffers too: `AveragedModel(model, use_buffers=True)`", CASES, "B comes through unharmed")
+@right(
+    "you average all buffers too: `AveragedModel(model, use_buffers=True)`", CASES, "B comes through unharmed"
+)
 def stochastic_weight_averaging(case: Case) -> None:
     _averaged(case)
 

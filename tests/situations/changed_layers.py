@@ -9,7 +9,7 @@ from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, 
 from alignonce import Backpropagation, RandomFeedback, evolve, set_learning_rule
 from alignonce.layers import FeedbackLayer, forward_weight_names
 from situations.by_hand import by_hand, flat_gradients
-from situations.situation import ALL_FORMATS, LAYERS, Case, crossed, refused, right
+from situations.situation import ALL_FORMATS, Case, crossed, refused, right
 
 TOPIC = "Layers changed after the rule was set"
 
@@ -280,7 +280,7 @@ def initialised_again(case: Case) -> None:
 
 
 @refused(
-    "you initialise W again in place under Kolen-Pollack, or change it between two steps otherwise, and train",
+    "you initialise W again, or change it otherwise between two steps, under Kolen-Pollack",
     crossed(rules=("KolenPollack",)),
     message=f"something else has changed the forward weight .*{AGAIN}; or, if the change belongs to a step",
     error=RuntimeError,

@@ -50,7 +50,9 @@ def once(case: Case) -> None:
     torch.testing.assert_close(_state(model), _state(_learnt(case)), rtol=0, atol=0)
 
 
-@right("you call `evolve` twice after a step, or beside `evolve_after`", CASES, "the second call does nothing")
+@right(
+    "you call `evolve` twice after a step, or beside `evolve_after`", CASES, "the second call does nothing"
+)
 def twice(case: Case) -> None:
     for also in (True, False):
         model, x = case.model(), case.inputs()

@@ -31,9 +31,9 @@ class CompressedFeedback(nn.Module):
 
     A module and not loose buffers, so that PyTorch's own ways of moving, saving, copying and sharing hold.
 
-    Packed numbers are codes, of which an average is taken nowhere in earnest, but model averaging takes it of
-    all buffers alike: of the codes of a model and of its copy, which are equal, so that only rounding counts.
-    It truncates, which turns some codes into their neighbours. A copy therefore knows what it was copied from.
+    Packed numbers are codes, of which no average makes sense. Model averaging takes one all the same, of the
+    equal codes of a model and of its copy, and its rounding turns some into their neighbours. A copy therefore
+    knows what it was copied from, and gives such codes their values back.
 
     Args:
         format: a format fitted to B's shape.
@@ -122,9 +122,8 @@ class CompressedFeedback(nn.Module):
                 continue
             original = original.to(tensor.device)
             if tensor.shape == original.shape and not torch.equal(tensor, original):
-                # In 16 bits: the difference of two bytes.
-                if (tensor.to(torch.int16) - original.to(torch.int16)).abs().max() <= 1:
-                    tensor.copy_(original)
+                difference = tensor.to(torch.int16) - original.to(torch.int16)  # of two bytes
+                tensor.copy_(torch.where(difference.abs().max() <= 1, original, tensor))
             self._versions[name] = tensor._version
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -158,7 +157,10 @@ class CompressedFeedback(nn.Module):
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
         if self._original is not None:
-            self._original, self._versions = tuple(t.clone() for t in self._buffers.values() if t is not None), {}
+            self._original, self._versions = (
+                tuple(t.clone() for t in self._buffers.values() if t is not None),
+                {},
+            )
         if self.keep_if_missing:
             keep_without([prefix + name for name in self.format.names], missing_keys)
 
