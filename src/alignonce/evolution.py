@@ -169,7 +169,7 @@ def _as_at_conversion(
     found = None if weight is None else watched(weight)
     name = qualified(layer_name, weight_name)
     if weight is None:
-        what = "is computed from other parameters (pruning, weight_norm, a parametrisation, FSDP1): remove that, and"
+        what = "is computed from others (pruning, weight_norm, a parametrisation, FSDP1): remove that, and"
     elif found is None:
         what = "was replaced by another parameter:"
     elif weight.shape != feedback.shape:
@@ -179,8 +179,8 @@ def _as_at_conversion(
     elif found.jumped:
         raise RuntimeError(
             f"between two steps of the optimiser, something else has changed the forward weight {name!r}, "
-            "which its learning rule must not take for a step: call set_learning_rule again; or, if the change "
-            "belongs to a step, call alignonce.evolve(model, step) after it, in place of evolve_after"
+            "which its learning rule must not take for a step: call set_learning_rule again; or, if it "
+            "belongs to a step, call evolve(model, step) after it, in place of evolve_after"
         )
     else:
         return weight, found

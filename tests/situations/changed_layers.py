@@ -1,5 +1,6 @@
 """A layer is changed after the model has got its rule."""
 
+import warnings
 from collections.abc import Callable, Iterator
 
 import torch
@@ -24,6 +25,12 @@ class _Halved(nn.Module):
         return weight / 2
 
 
+def _older_weight_norm(layer: nn.Module, name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # deprecated, and in use
+        weight_norm(layer, name)
+
+
 PARAMETRISATIONS: dict[str, Change] = {
     "weight_norm": lambda layer, name: parametrizations.weight_norm(layer, name),
     "spectral_norm": lambda layer, name: parametrizations.spectral_norm(layer, name),
@@ -31,7 +38,7 @@ PARAMETRISATIONS: dict[str, Change] = {
 }
 HOOKS: dict[str, Change] = {
     "pruning": lambda layer, name: prune.l1_unstructured(layer, name, 0.5),
-    "weight_norm": lambda layer, name: weight_norm(layer, name),
+    "weight_norm": _older_weight_norm,
     "spectral_norm": lambda layer, name: spectral_norm(layer, name),
 }
 
@@ -138,7 +145,7 @@ def another_rule(case: Case) -> None:
 @refused(
     "you prune or parametrise a layer under a rule that changes B, and train",
     crossed(rules=EVOLVING),
-    message="computed from other parameters .*remove that, and call set_learning_rule again",
+    message="is computed from others .*remove that, and call set_learning_rule again",
     error=RuntimeError,
     remedy="do it before you set the rule, or take a fixed rule",
 )
@@ -282,7 +289,7 @@ def initialised_again(case: Case) -> None:
 @refused(
     "you initialise W again, or change it otherwise between two steps, under Kolen-Pollack",
     crossed(rules=("KolenPollack",)),
-    message=f"something else has changed the forward weight .*{AGAIN}; or, if the change belongs to a step",
+    message=f"something else has changed the forward weight .*{AGAIN}; or, if it belongs to a step",
     error=RuntimeError,
     remedy="set the rule again; or, for a change after each step, call `evolve` after it",
 )

@@ -32,8 +32,8 @@ class CompressedFeedback(nn.Module):
     A module and not loose buffers, so that PyTorch's own ways of moving, saving, copying and sharing hold.
 
     Packed numbers are codes, of which no average makes sense. Model averaging takes one all the same, of the
-    equal codes of a model and of its copy, and its rounding turns some into their neighbours. A copy therefore
-    knows what it was copied from, and gives such codes their values back.
+    equal codes of a model and of its copy, and its rounding turns some into their neighbours. So a copy knows
+    what it was copied from, and gives such codes their values back.
 
     Args:
         format: a format fitted to B's shape.
