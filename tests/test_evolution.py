@@ -250,6 +250,50 @@ def test_evolve_does_nothing_for_fixed_rules_and_refuses_step_zero() -> None:
         evolve(model, 0)
 
 
+def test_steps_and_settings_are_integers_of_any_type() -> None:
+    a, b = mlp(), mlp()
+    b.load_state_dict(a.state_dict())
+    set_learning_rule(a, WeightMirror(every=2, samples=8, seed=3))
+    set_learning_rule(b, WeightMirror(every=np.int64(2), samples=np.int32(8), seed=np.int64(3)))
+    assert a[0].learning_rule == b[0].learning_rule
+    assert str(a[0].learning_rule) == str(b[0].learning_rule)
+    for m in (a, b):
+        step_of_zero(m)
+    evolve(a, 2)
+    evolve(b, np.int64(2))
+    assert torch.equal(a[0].feedback, b[0].feedback)
+    for wrong in (0, -1, 1.0, "1", None):
+        with pytest.raises(ValueError, match="step must be 1 after the optimiser's first step, got"):
+            evolve(a, wrong)
+
+
+@pytest.mark.parametrize("how", ["overwrite", "swap"])
+@pytest.mark.parametrize("rule", EVOLVING, ids=str)
+def test_a_move_that_makes_new_parameters_or_swaps_them_keeps_the_rule_going(
+    rule: LearningRule, how: str
+) -> None:
+    switch = {
+        "overwrite": torch.__future__.set_overwrite_module_params_on_conversion,
+        "swap": torch.__future__.set_swap_module_params_on_conversion,
+    }[how]
+    moved, usual = mlp(), mlp()
+    usual.load_state_dict(moved.state_dict())
+    for model in (moved, usual):
+        set_learning_rule(model, rule)
+    usual.double()
+    switch(True)
+    try:
+        moved.double()
+    finally:
+        switch(False)
+    for model in (moved, usual):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for number in range(1, 12):
+            step(model, optimizer, number)
+    for a, b in zip(moved.state_dict().values(), usual.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
 @pytest.mark.parametrize("rule", EVOLVING, ids=str)
 def test_a_resumed_run_evolves_as_an_uninterrupted_one(rule: LearningRule) -> None:
     whole = mlp()

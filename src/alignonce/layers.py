@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from alignonce import functional
-from alignonce.evolution_guard import unwatch, watch
+from alignonce.evolution_guard import unwatch, watch, watched
 from alignonce.formats import Dense
 from alignonce.formats.base import DECOMPRESSED
 from alignonce.formats.compressed import CompressedFeedback, HeldFeedback, keep_without
@@ -132,15 +132,20 @@ class FeedbackLayer(nn.Module):
         # each get their own. Parameters are moved in place to stay shared; do the same.
         names = [feedback_name(name) for name in self.present_names(self)]
         before = {name: self._buffers[name] for name in names if name in self._buffers}
-        weights = list(self._parameters.values())
+        weights = [self._parameters[name] for name in self.present_names(self)]
+        if torch.__future__.get_swap_module_params_on_conversion():
+            for weight in weights:
+                unwatch(cast(Tensor, weight))  # no tensor can be swapped that has a weak reference
         super()._apply(fn, recurse)
         for name, old in before.items():
             new = self._buffers[name]
             if old is not None and new is not None and torch._has_compatible_shallow_copy_type(old, new):
                 old.data = new
                 self._buffers[name] = old
-        if any(a is not b for a, b in zip(weights, self._parameters.values(), strict=True)):
-            self.begin_evolution()  # PyTorch can be asked for new parameters instead of moved ones
+        if self.learning_rule.evolves and any(
+            watched(getattr(self, name)) is None for name in self.present_names(self)
+        ):
+            self.begin_evolution()  # swapped, or new parameters, which PyTorch can be asked for
         return self
 
     def _load_from_state_dict(
