@@ -44,6 +44,13 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, number: int) -> Non
     evolve(model, number)
 
 
+def step_of_zero(model: nn.Module) -> None:
+    """A step of an optimiser that leaves every weight as it is."""
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    torch.optim.SGD(model.parameters(), lr=0.0).step()
+
+
 def optimizers() -> list[tuple[str, object]]:
     return [
         ("sgd with momentum", lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9)),
@@ -128,8 +135,10 @@ def test_weight_mirror_phase_is_the_outer_product_of_noise_and_response() -> Non
     rule = WeightMirror(every=2, samples=200, rate=0.25)
     set_learning_rule(model, rule)
     w, b = model[0].weight.detach().numpy().copy(), model[0].feedback.numpy().copy()
+    step_of_zero(model)
     evolve(model, 1)
     np.testing.assert_array_equal(model[0].feedback, b)
+    step_of_zero(model)
     evolve(model, 2)
     mirrored = (model[0].feedback.numpy() - 0.75 * b) / 0.25
     # mean(y xᵀ) = W mean(x xᵀ): a sample covariance of unit noise, which the weight is multiplied by.
@@ -148,6 +157,7 @@ def test_weight_mirror_phase_is_the_outer_product_of_noise_and_response() -> Non
 def test_weight_mirror_turns_every_layer_kind_towards_its_weight(layer: nn.Module) -> None:
     set_learning_rule(layer, WeightMirror(every=1, rate=0.2, samples=256))
     for number in range(1, 40):
+        step_of_zero(layer)
         evolve(layer, number)
     (cosine,) = alignment(layer).values()
     assert cosine > math.cos(math.radians(20))
@@ -240,6 +250,50 @@ def test_evolve_does_nothing_for_fixed_rules_and_refuses_step_zero() -> None:
         evolve(model, 0)
 
 
+def test_steps_and_settings_are_integers_of_any_type() -> None:
+    a, b = mlp(), mlp()
+    b.load_state_dict(a.state_dict())
+    set_learning_rule(a, WeightMirror(every=2, samples=8, seed=3))
+    set_learning_rule(b, WeightMirror(every=np.int64(2), samples=np.int32(8), seed=np.int64(3)))
+    assert a[0].learning_rule == b[0].learning_rule
+    assert str(a[0].learning_rule) == str(b[0].learning_rule)
+    for m in (a, b):
+        step_of_zero(m)
+    evolve(a, 2)
+    evolve(b, np.int64(2))
+    assert torch.equal(a[0].feedback, b[0].feedback)
+    for wrong in (0, -1, 1.0, "1", None):
+        with pytest.raises(ValueError, match="step must be 1 after the optimiser's first step, got"):
+            evolve(a, wrong)
+
+
+@pytest.mark.parametrize("how", ["overwrite", "swap"])
+@pytest.mark.parametrize("rule", EVOLVING, ids=str)
+def test_a_move_that_makes_new_parameters_or_swaps_them_keeps_the_rule_going(
+    rule: LearningRule, how: str
+) -> None:
+    switch = {
+        "overwrite": torch.__future__.set_overwrite_module_params_on_conversion,
+        "swap": torch.__future__.set_swap_module_params_on_conversion,
+    }[how]
+    moved, usual = mlp(), mlp()
+    usual.load_state_dict(moved.state_dict())
+    for model in (moved, usual):
+        set_learning_rule(model, rule)
+    usual.double()
+    switch(True)
+    try:
+        moved.double()
+    finally:
+        switch(False)
+    for model in (moved, usual):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for number in range(1, 12):
+            step(model, optimizer, number)
+    for a, b in zip(moved.state_dict().values(), usual.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
 @pytest.mark.parametrize("rule", EVOLVING, ids=str)
 def test_a_resumed_run_evolves_as_an_uninterrupted_one(rule: LearningRule) -> None:
     whole = mlp()
@@ -270,7 +324,9 @@ def test_tied_weights_evolve_once_and_state_dict_has_no_more_than_feedback(rule:
         set_learning_rule(m, rule)
         with torch.no_grad():
             m[0].weight.add_(0.1)
-        for number in range(1, 101):
+        evolve(m, 1)
+        for number in range(2, 101):
+            step_of_zero(m)
             evolve(m, number)
     assert model[1].feedback is model[0].feedback
     assert torch.equal(model[0].feedback, twin[0].feedback)

@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from alignonce import Backpropagation, RandomFeedback, SoftAlignment, alignment, set_learning_rule
+from alignonce import (
+    Backpropagation,
+    LearningRule,
+    PeriodicAlignment,
+    RandomFeedback,
+    SignSymmetry,
+    SoftAlignment,
+    WeightMirror,
+    alignment,
+    set_learning_rule,
+)
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
@@ -130,3 +140,17 @@ def test_rules_compare_print_and_pickle_by_value() -> None:
     assert str(Backpropagation()) == "Backpropagation()"
     rule = SoftAlignment({"0": 0.5, "*": 1.0}, seed=4)
     assert pickle.loads(pickle.dumps(rule)) == rule
+
+
+@pytest.mark.parametrize("seed", [1.5, "1", None, True])
+@pytest.mark.parametrize(
+    "rule", [RandomFeedback, SoftAlignment, SignSymmetry, PeriodicAlignment, WeightMirror]
+)
+def test_a_seed_that_is_no_integer_is_refused(rule: type[LearningRule], seed: object) -> None:
+    with pytest.raises(ValueError, match=f"seed must be an integer, got {seed!r}"):
+        rule(seed=seed)  # type: ignore[call-arg]
+
+
+def test_a_seed_of_numpy_is_the_same_seed() -> None:
+    assert repr(RandomFeedback(np.int64(3))) == repr(RandomFeedback(3))
+    assert RandomFeedback(np.int64(3)) == RandomFeedback(3)

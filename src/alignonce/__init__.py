@@ -7,7 +7,7 @@ from alignonce.audit import TransportReport, audit_weight_transport
 from alignonce.checkpoints import load_feedback, plain_state_dict, save_feedback
 from alignonce.conversion import set_learning_rule
 from alignonce.direct import DirectFeedback
-from alignonce.evolution import evolve
+from alignonce.evolution import evolve, evolve_after
 from alignonce.evolving_rules import KolenPollack, PeriodicAlignment, SignSymmetry, WeightMirror
 from alignonce.formats import FP8, Dense, FeedbackFormat, Int4, Int8, LowRank, SemiStructured, Sign, Sparse
 from alignonce.model_access import exact_gradients, feedback_weights
@@ -44,6 +44,7 @@ __all__ = [
     "alignment",
     "audit_weight_transport",
     "evolve",
+    "evolve_after",
     "exact_gradients",
     "feedback_weights",
     "load_feedback",

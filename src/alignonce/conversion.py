@@ -14,7 +14,14 @@ from alignonce.direct import DirectFeedback
 from alignonce.formats import Dense, FeedbackFormat
 from alignonce.formats.compressed import HeldFeedback
 from alignonce.layers import FeedbackLayer, computes_like, feedback_class, feedback_name, layer_kind
-from alignonce.model_access import Inputs, call_arguments, qualified, unwrap, weight_names
+from alignonce.model_access import (
+    Inputs,
+    call_arguments,
+    qualified,
+    refuse_flat_parameters,
+    unwrap,
+    weight_names,
+)
 from alignonce.norms import FixedScale
 from alignonce.rules import Backpropagation, LearningRule, RandomFeedback, SoftAlignment
 from alignonce.summary import ExactModule, FeedbackRow, RuleSummary
@@ -85,10 +92,12 @@ def set_learning_rule(
             has no ``inputs``, if there is nothing to convert, if layers cannot be
             converted (all are named), if a pattern in ``where`` fits nothing, or if a forward weight fits
             no feedback weight (all zero, NaN, out of the rule's reach).
+        RuntimeError: if the model was wrapped by FSDP1.
     """
     _check_arguments(model, rule, unconvertible, norms)
     check_format(rule, format, inputs)
     model = unwrap(model)
+    refuse_flat_parameters(model)
     if isinstance(rule, DirectFeedback):
         return _set_direct_feedback(model, rule, where, norms, inputs)
     selected = _selection(model, where)
@@ -110,9 +119,8 @@ def set_learning_rule(
         if name in selected and _kind(module, norms) and _refusal(module, norms) is None
     }
     if isinstance(rule, Backpropagation):
-        _free_norms(model, selected)
-        for layer in layers.values():
-            if isinstance(layer, FeedbackLayer):
+        for name, layer in model.named_modules():
+            if name in selected and isinstance(layer, FeedbackLayer):
                 layer.end_feedback()
         return RuleSummary(rule, (), tuple(exact))
     if not layers:

@@ -34,7 +34,7 @@ from torch.nn.parallel import DistributedDataParallel
 from alignonce.evolving_rules import EvolvingRule
 from alignonce.formats import Dense
 from alignonce.formats.compressed import CompressedFeedback
-from alignonce.layers import FeedbackLayer, feedback_name, layer_kind, previous_name
+from alignonce.layers import FeedbackLayer, feedback_name, layer_kind
 from alignonce.modes import runs_exactly
 
 if TYPE_CHECKING:
@@ -125,8 +125,6 @@ def _buffers_of_the_rule(module: nn.Module) -> Iterator[str]:
             yield feedback_name(weight_name)
         else:
             yield from (f"{feedback_name(weight_name)}.{name}" for name in feedback._buffers)
-        if previous_name(weight_name) in module._buffers:
-            yield previous_name(weight_name)
 
 
 def _check_rules(model: nn.Module) -> None:

@@ -13,7 +13,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
-from alignonce.rules import Cosines, LearningRule, RandomFeedback, SoftAlignment, generator_for
+from alignonce.rules import Cosines, LearningRule, RandomFeedback, SoftAlignment, generator_for, whole_number
 
 __all__ = [
     "EvolutionStep",
@@ -101,9 +101,10 @@ class PeriodicAlignment(EvolvingRule):
         return True
 
     def __post_init__(self) -> None:
-        _check_positive_int(self.every, "every")
+        _keep_whole(self, every=1)
         object.__setattr__(self, "_start", SoftAlignment(self.cosine, self.seed))
         object.__setattr__(self, "cosine", self._start.cosine)
+        object.__setattr__(self, "seed", self._start.seed)
 
     def __reduce__(self) -> tuple[object, ...]:
         cosine = dict(self.cosine) if isinstance(self.cosine, Mapping) else self.cosine
@@ -150,6 +151,7 @@ class SignSymmetry(EvolvingRule):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _keep_whole(self, seed=None)
         if self.magnitudes not in ("uniform", "fixed", "batch"):
             raise ValueError(f"magnitudes must be 'uniform', 'fixed' or 'batch', got {self.magnitudes!r}")
         if self.once and self.magnitudes == "batch":
@@ -176,7 +178,7 @@ class SignSymmetry(EvolvingRule):
         magnitude = torch.ones_like(w)
         if self.magnitudes != "uniform":
             generator = generator_for(f"{self.seed}/{name}")
-            magnitude = torch.randn(w.shape, dtype=w.dtype, generator=generator).abs_()
+            magnitude = torch.randn(w.shape, dtype=w.dtype, device="cpu", generator=generator).abs_()
         return torch.copysign(magnitude * (w.norm() / magnitude.norm()), w)
 
     def evolve(self, step: EvolutionStep) -> None:
@@ -184,7 +186,7 @@ class SignSymmetry(EvolvingRule):
         magnitudes = step.feedback
         if self.magnitudes == "batch":
             generator = generator_for(f"{self.seed}/{step.name}/{step.number}")
-            shift = int(torch.randint(magnitudes.numel(), (), generator=generator))
+            shift = int(torch.randint(magnitudes.numel(), (), device="cpu", generator=generator))
             flat = magnitudes.flatten()
             # torch.roll would do, but goes element by element.
             magnitudes = torch.cat([flat[shift:], flat[:shift]]).view_as(magnitudes)
@@ -230,7 +232,7 @@ class KolenPollack(EvolvingRule):
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay must be in [0, 1), got {self.decay}")
         if self.steps is not None:
-            _check_positive_int(self.steps, "steps")
+            _keep_whole(self, steps=1)
         _check_start(self.start)
 
     def _feedback(self, w: Tensor, name: str, depth: int) -> Tensor:
@@ -279,8 +281,7 @@ class WeightMirror(EvolvingRule):
         return True
 
     def __post_init__(self) -> None:
-        _check_positive_int(self.every, "every")
-        _check_positive_int(self.samples, "samples")
+        _keep_whole(self, every=1, samples=1, seed=None)
         if not 0 < self.rate <= 1:
             raise ValueError(f"rate must be in (0, 1], got {self.rate}")
         _check_start(self.start)
@@ -301,9 +302,10 @@ class WeightMirror(EvolvingRule):
         step.feedback.lerp_(mirrored.view_as(step.feedback), self.rate)
 
 
-def _check_positive_int(value: object, argument: str) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{argument} must be a positive integer, got {value!r}")
+def _keep_whole(rule: EvolvingRule, **least: int | None) -> None:
+    """Check settings of a rule, each with the least that it can be; keep them as Python's integers."""
+    for name, value in least.items():
+        object.__setattr__(rule, name, whole_number(getattr(rule, name), name, value))
 
 
 def _check_start(start: object) -> None:

@@ -248,7 +248,8 @@ def _promote(*tensors: Tensor | None) -> tuple[Any, ...]:
 def _check_feedback(weight: Tensor, feedback: Feedback) -> None:
     if feedback.shape != weight.shape:
         raise ValueError(
-            f"feedback must have the shape of weight, {tuple(weight.shape)}, got {tuple(feedback.shape)}"
+            f"feedback must have the shape of weight, {tuple(weight.shape)}, got {tuple(feedback.shape)}: "
+            "after a layer was resized, or its weight replaced, call set_learning_rule again"
         )
 
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from alignonce import functional
-from alignonce.evolution_guard import unwatch, watch
+from alignonce.evolution_guard import unwatch, watch, watched
 from alignonce.formats import Dense
 from alignonce.formats.base import DECOMPRESSED
 from alignonce.formats.compressed import CompressedFeedback, HeldFeedback, keep_without
@@ -83,33 +84,45 @@ class FeedbackLayer(Switch, nn.Module):
                 self.add_module(attribute, value)
         self.begin_evolution()
 
+    def held_names(self) -> list[str]:
+        """Names of the forward weights that have a feedback weight here, whatever became of them since."""
+        # PyTorch's pruning and parametrisations leave an attribute where there was a parameter.
+        return [
+            name
+            for name in self.weight_names_of(self)
+            if feedback_name(name) in self._buffers or feedback_name(name) in self._modules
+        ]
+
     def feedback_of(self, weight_name: str) -> Tensor:
         """The feedback weight of the forward weight of this name; decompressed, if it is compressed."""
         feedback = getattr(self, feedback_name(weight_name))
         return feedback.to_dense() if isinstance(feedback, CompressedFeedback) else feedback
 
     def end_feedback(self) -> None:
-        """Become the plain layer again."""
-        for name in self.present_names(self):
+        """Become the plain layer again, parametrised or not."""
+        for name in self.held_names():
             delattr(self, feedback_name(name))
-            self._buffers.pop(previous_name(name), None)
-            unwatch(getattr(self, name))
+        for weight in self.parameters(recurse=False):
+            unwatch(weight)
         del self.learning_rule
         for name in ("exact", "spans"):
             vars(self).pop(name, None)
-        self.__class__ = type(self).plain_class  # type: ignore[assignment]
+        cls = type(self)
+        plain: type[nn.Module] = cls.plain_class
+        if is_parametrized(self):
+            # torch.nn.utils.parametrize has put a class of its own on top: put it on the plain class.
+            members = {k: v for k, v in vars(cls).items() if k not in ("__dict__", "__weakref__", "__doc__")}
+            plain = type(f"Parametrized{plain.__name__}", (plain,), members)
+        self.__class__ = plain  # type: ignore[assignment]
 
     def begin_evolution(self) -> None:
         """Keep what a rule needs whose feedback weights change, and expect ``evolve``."""
         for name in self.present_names(self):
             weight = getattr(self, name)
-            self._buffers.pop(previous_name(name), None)
             unwatch(weight)
             if self.learning_rule.evolves:
-                watch(weight)
-                if self.learning_rule.remembers_weight:
-                    # Not saved: it is the weight itself whenever a step is complete.
-                    self.register_buffer(previous_name(name), weight.detach().clone(), persistent=False)
+                # Not saved with the model: the weight itself is all there is to know between two steps.
+                watch(weight, self.learning_rule.remembers_weight)
 
     def extra_repr(self) -> str:
         """The plain layer's settings and the rule."""
@@ -120,12 +133,20 @@ class FeedbackLayer(Switch, nn.Module):
         # each get their own. Parameters are moved in place to stay shared; do the same.
         names = [feedback_name(name) for name in self.present_names(self)]
         before = {name: self._buffers[name] for name in names if name in self._buffers}
+        weights = [self._parameters[name] for name in self.present_names(self)]
+        if torch.__future__.get_swap_module_params_on_conversion():
+            for weight in weights:
+                unwatch(cast(Tensor, weight))  # no tensor can be swapped that has a weak reference
         super()._apply(fn, recurse)
         for name, old in before.items():
             new = self._buffers[name]
             if old is not None and new is not None and torch._has_compatible_shallow_copy_type(old, new):
                 old.data = new
                 self._buffers[name] = old
+        if self.learning_rule.evolves and any(
+            watched(getattr(self, name)) is None for name in self.present_names(self)
+        ):
+            self.begin_evolution()  # swapped, or new parameters, which PyTorch can be asked for
         return self
 
     def _load_from_state_dict(
@@ -257,11 +278,6 @@ class FeedbackConvTranspose3d(_FeedbackConvTranspose, nn.ConvTranspose3d):
 def feedback_name(weight_name: str) -> str:
     """Name of the feedback weight of a forward weight: ``in_proj_weight`` has ``in_proj_feedback``."""
     return weight_name.replace("weight", "feedback")
-
-
-def previous_name(weight_name: str) -> str:
-    """Name of the buffer with the forward weight before the optimiser's step, for rules that need it."""
-    return f"previous_{weight_name}"
 
 
 def forward_weight_names(layer: nn.Module) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """What every part asks of a model: the one inside its wrappers, its weights by name, exact gradients."""
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,12 +10,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from alignonce import direct
+from alignonce.evolution_guard import FLATTENED
 from alignonce.formats.base import gathered
 from alignonce.layers import FeedbackLayer, forward_weight_names
 from alignonce.modes import exactly
 
-__all__ = ["Inputs", "call_arguments", "exact_gradients", "feedback_weights", "qualified", "unwrap",
-           "weight_names"]  # fmt: skip
+__all__ = ["Inputs", "call_arguments", "exact_gradients", "feedback_weights", "qualified",
+           "refuse_flat_parameters", "unwrap", "weight_names"]  # fmt: skip
 
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
 """A batch: one tensor, or a sequence of positional or a mapping of keyword arguments."""
@@ -45,10 +47,12 @@ def feedback_weights(model: nn.Module) -> Iterator[tuple[str, Tensor, Tensor]]:
     Weights that are spread over processes (:mod:`alignonce.distributed`) come whole, as copies: all processes
     must iterate.
     """
+    model = unwrap(model)
+    refuse_flat_parameters(model)
     seen: set[int] = set()
-    for name, layer in unwrap(model).named_modules():
-        if isinstance(layer, FeedbackLayer):
-            for weight_name in forward_weight_names(layer):
+    for name, layer in model.named_modules():
+        if isinstance(layer, FeedbackLayer) and not layer.is_norm:
+            for weight_name in layer.held_names():
                 weight = getattr(layer, weight_name)
                 if id(weight) not in seen:
                     seen.add(id(weight))
@@ -57,6 +61,17 @@ def feedback_weights(model: nn.Module) -> Iterator[tuple[str, Tensor, Tensor]]:
                         gathered(weight),
                         gathered(layer.feedback_of(weight_name)),
                     )
+
+
+def refuse_flat_parameters(model: nn.Module) -> None:
+    """Refuse what FSDP1 has wrapped, where layers have no forward weights but views of one flat parameter.
+
+    Raises:
+        RuntimeError: if ``model`` is or holds a ``FullyShardedDataParallel``.
+    """
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # imported by whoever has wrapped the model
+    if fsdp is not None and any(isinstance(m, fsdp.FullyShardedDataParallel) for m in model.modules()):
+        raise RuntimeError(FLATTENED)
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alignonce.evolution import evolve
-from alignonce.rules import generator_for
+from alignonce.rules import generator_for, whole_number
 
 __all__ = ["pretrain_on_noise"]
 
@@ -46,14 +46,14 @@ def pretrain_on_noise(
         on_step: called after each step with its number and its loss (for a progress bar).
 
     Raises:
-        ValueError: if ``steps``, ``batch_size`` or ``num_classes`` is not positive, or the loss becomes NaN
-            or infinite (the step is named).
+        ValueError: if ``steps``, ``batch_size`` or ``num_classes`` is not positive, ``seed`` is no integer,
+            or the loss becomes NaN or infinite (the step is named).
     """
     for argument, value in (("steps", steps), ("batch_size", batch_size), ("num_classes", num_classes)):
         if value < 1:
             raise ValueError(f"{argument} must be at least 1, got {value}")
     parameter = next(model.parameters())
-    generator = generator_for(f"noise/{seed}", parameter.device)
+    generator = generator_for(f"noise/{whole_number(seed, 'seed')}", parameter.device)
     for step in range(1, steps + 1):
         noise = torch.randn(
             batch_size, *input_shape, generator=generator, device=parameter.device, dtype=parameter.dtype

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -85,9 +86,15 @@ class RandomFeedback(LearningRule):
 
     Args:
         seed: with the weight's name, decides B.
+
+    Raises:
+        ValueError: if ``seed`` is no integer.
     """
 
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seed", whole_number(self.seed, "seed"))
 
     def _feedback(self, w: Tensor, name: str, depth: int) -> Tensor:
         noise = _noise(w, self.seed, name)
@@ -112,7 +119,7 @@ class SoftAlignment(LearningRule):
         seed: with the weight's name, decides N.
 
     Raises:
-        ValueError: if a cosine is outside [-1, 1] or NaN; later, from
+        ValueError: if a cosine is outside [-1, 1] or NaN, or ``seed`` is no integer; later, from
             :func:`alignonce.set_learning_rule`, if a layer has no cosine or cannot have the one asked for.
     """
 
@@ -120,6 +127,7 @@ class SoftAlignment(LearningRule):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "seed", whole_number(self.seed, "seed"))
         if isinstance(self.cosine, Mapping):
             for pattern, value in self.cosine.items():
                 _check_cosine(value, f"cosine[{pattern!r}]")
@@ -169,8 +177,25 @@ def _check_cosine(value: object, argument: str) -> float:
     return float(value)
 
 
+def whole_number(value: object, argument: str, least: int | None = None) -> int:
+    """An integer of any type (NumPy's too) as a Python one.
+
+    Raises:
+        ValueError: if the value is no integer, or below ``least`` (0 or 1).
+    """
+    kind = {None: "an integer", 0: "an integer, 0 or more", 1: "a positive integer"}[least]
+    # True is an integer to Python, but a seed or a count that is given so is a slip.
+    if not isinstance(value, bool) and hasattr(value, "__index__"):
+        number = operator.index(value)
+        if least is None or number >= least:
+            return number
+    raise ValueError(f"{argument} must be {kind}, got {value!r}")
+
+
 def _noise(w: Tensor, seed: int, name: str) -> Tensor:
-    return torch.randn(w.shape, dtype=torch.float64, generator=generator_for(f"{seed}/{name}"))
+    generator = generator_for(f"{seed}/{name}")
+    # The device is named, here and wherever numbers are drawn: the user may have set another default.
+    return torch.randn(w.shape, dtype=torch.float64, device="cpu", generator=generator)
 
 
 def generator_for(key: str, device: torch.device | str = "cpu") -> torch.Generator:

@@ -121,7 +121,7 @@ class RuleSummary:
 
 def cosine_similarity(a: Tensor, b: Tensor) -> float:
     """Cosine between two tensors as flat vectors, computed in float64; NaN if one is all zero."""
-    products = torch.zeros(3, dtype=torch.float64)
+    products = torch.zeros(3, dtype=torch.float64, device="cpu")
     # Piece by piece: whole copies in float64 take ten times as long as the products.
     for x, y in zip(a.detach().flatten().split(_PIECE), b.detach().flatten().split(_PIECE), strict=True):
         x, y = x.to("cpu", torch.float64), y.to("cpu", torch.float64)

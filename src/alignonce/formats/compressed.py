@@ -1,5 +1,6 @@
 """A compressed feedback weight: a format with its tensors."""
 
+import copy
 import math
 import warnings
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from alignonce.formats.base import FeedbackFormat, Stored
+from alignonce.formats.base import FeedbackFormat, Stored, needs_plain_operations
 
 __all__ = ["Compressed", "CompressedFeedback", "Feedback", "HeldFeedback", "as_matrix", "keep_without"]
 
@@ -31,11 +32,20 @@ class CompressedFeedback(nn.Module):
 
     A module and not loose buffers, so that PyTorch's own ways of moving, saving, copying and sharing hold.
 
+    Packed numbers are codes, of which no average makes sense. Model averaging takes one all the same, of the
+    equal codes of a model and of its copy, and its rounding turns some into their neighbours. So a copy knows
+    what it was copied from, and gives such codes their values back.
+
     Args:
         format: a format fitted to B's shape.
         feedback: B, in any floating-point dtype.
         errors: (N, out), a sample of the errors that B is to carry, if there is one.
     """
+
+    _original: Stored | None = None
+    """Of a copy: the tensors that it was made of."""
+    _versions: dict[str, int]
+    """Of a copy: the versions of its tensors that were held against these."""
 
     def __init__(self, format: FeedbackFormat, feedback: Tensor, errors: Tensor | None = None) -> None:
         super().__init__()
@@ -67,6 +77,8 @@ class CompressedFeedback(nn.Module):
     @property
     def tensors(self) -> Stored:
         """The stored tensors."""
+        if self._original is not None and not torch.compiler.is_compiling():
+            self._undo_truncation()
         return tuple(getattr(self, name) for name in self.format.names)
 
     @property
@@ -104,7 +116,40 @@ class CompressedFeedback(nn.Module):
         """The format."""
         return repr(self.format)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "CompressedFeedback":
+        tensors = self.tensors
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin.__dict__ = copy.deepcopy(self.__getstate__(), memo)
+        twin._original, twin._versions = tensors, {}
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_original", "_versions")}
+
+    def _undo_truncation(self) -> None:
+        """Give codes their values back that differ from the original's by no more than averaging does."""
+        if needs_plain_operations() or self._original is None:
+            return
+        for name, original in zip(self.format.names, self._original, strict=True):
+            tensor = self.get_buffer(name)
+            if tensor.is_floating_point() or tensor._version == self._versions.get(name):
+                continue
+            original = original.to(tensor.device)
+            if tensor.shape == original.shape and not torch.equal(tensor, original):
+                difference = tensor.to(torch.int16) - original.to(torch.int16)  # of two bytes
+                tensor.copy_(torch.where(difference.abs().max() <= 1, original, tensor))
+            self._versions[name] = tensor._version
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        if self._original is not None:
+            self._undo_truncation()
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
     def _apply(self, fn: Any, recurse: bool = True) -> "CompressedFeedback":
+        if self._original is not None:
+            self._undo_truncation()
+            self._versions.clear()
         before = dict(self._buffers)
         super()._apply(fn, recurse)
         if self.format.keeps_dtype:
@@ -118,9 +163,19 @@ class CompressedFeedback(nn.Module):
         self, state_dict: Any, prefix: str, local_metadata: Any, strict: bool,
         missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
     ) -> None:  # fmt: skip
+        for name in self.format.names:
+            given, own = state_dict.get(prefix + name), self.get_buffer(name)
+            if isinstance(given, Tensor) and given.is_floating_point() and not own.is_floating_point():
+                # An average of packed numbers, which copying would truncate.
+                state_dict[prefix + name] = given.round().to(own.dtype)
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
+        if self._original is not None:
+            self._original, self._versions = (
+                tuple(t.clone() for t in self._buffers.values() if t is not None),
+                {},
+            )
         if self.keep_if_missing:
             keep_without([prefix + name for name in self.format.names], missing_keys)
 
