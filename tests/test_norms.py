@@ -335,7 +335,7 @@ def test_where_chooses_among_norms_too() -> None:
 def test_nothing_changes_where_an_error_is_raised() -> None:
     model = small_resnet()
     nn.init.zeros_(model[6].weight)
-    with pytest.raises(ValueError, match="the forward weight '6'"):
+    with pytest.raises(ValueError, match=r"6 \(Linear\): its weight is all zero"):
         set_learning_rule(model, SOFT, norms="fixed")
     assert type(model[1]) is nn.BatchNorm2d
     nn.init.constant_(model[1].weight, float("nan"))

@@ -67,7 +67,7 @@ def sample_errors(
         with undisturbed(model):
             results = tree_leaves(model(*args, **kwargs))
             outputs = [y for y in results if isinstance(y, Tensor) and y.requires_grad]
-            errors = [torch.randn(y.shape, generator=generator).to(y) for y in outputs]
+            errors = [torch.randn(y.shape, generator=generator, device="cpu").to(y) for y in outputs]
             watched = [edge for of_layer in edges.values() for edge in of_layer]
             arrived: Iterator[Tensor | None] = iter(
                 torch.autograd.grad(outputs, watched, errors, allow_unused=True)
@@ -83,7 +83,7 @@ def sample_errors(
         if not calls:
             continue
         rows = torch.cat(calls)
-        sample = rows[torch.randperm(len(rows), generator=generator)[:_ROWS].to(rows.device)]
+        sample = rows[torch.randperm(len(rows), generator=generator, device="cpu")[:_ROWS].to(rows.device)]
         if not sample.isfinite().all():
             raise ValueError(f"inputs: the errors that arrive at {name} are not finite; give a usual batch")
         checking = max(1, len(sample) // 8)

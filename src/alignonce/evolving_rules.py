@@ -109,6 +109,10 @@ class PeriodicAlignment(EvolvingRule):
         cosine = dict(self.cosine) if isinstance(self.cosine, Mapping) else self.cosine
         return type(self), (self.every, cosine, self.seed)
 
+    def refusal(self, weight: Tensor, name: str, depth: int) -> str | None:
+        """As the rule that B starts with."""
+        return self._start.refusal(weight, name, depth)
+
     def _feedback(self, w: Tensor, name: str, depth: int) -> Tensor:
         return self._start._feedback(w, name, depth)
 
@@ -176,7 +180,7 @@ class SignSymmetry(EvolvingRule):
         magnitude = torch.ones_like(w)
         if self.magnitudes != "uniform":
             generator = generator_for(f"{self.seed}/{name}")
-            magnitude = torch.randn(w.shape, dtype=w.dtype, generator=generator).abs_()
+            magnitude = torch.randn(w.shape, dtype=w.dtype, device="cpu", generator=generator).abs_()
         return torch.copysign(magnitude * (w.norm() / magnitude.norm()), w)
 
     def evolve(self, step: EvolutionStep) -> None:
@@ -233,6 +237,10 @@ class KolenPollack(EvolvingRule):
             _check_positive_int(self.steps, "steps")
         _check_start(self.start)
 
+    def refusal(self, weight: Tensor, name: str, depth: int) -> str | None:
+        """As the rule that B starts with."""
+        return self.start.refusal(weight, name, depth)
+
     def _feedback(self, w: Tensor, name: str, depth: int) -> Tensor:
         return self.start._feedback(w, name, depth)
 
@@ -284,6 +292,10 @@ class WeightMirror(EvolvingRule):
         if not 0 < self.rate <= 1:
             raise ValueError(f"rate must be in (0, 1], got {self.rate}")
         _check_start(self.start)
+
+    def refusal(self, weight: Tensor, name: str, depth: int) -> str | None:
+        """As the rule that B starts with."""
+        return self.start.refusal(weight, name, depth)
 
     def _feedback(self, w: Tensor, name: str, depth: int) -> Tensor:
         return self.start._feedback(w, name, depth)

@@ -137,7 +137,7 @@ def _truncate(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         return (factor @ other.to(factor.dtype)).to(matrix.dtype)
 
     generator = torch.Generator().manual_seed(0)
-    start = torch.randn(matrix.shape[0], rank, generator=generator).to(matrix)
+    start = torch.randn(matrix.shape[0], rank, generator=generator, device="cpu").to(matrix)
     basis = _orthonormal(times(rough.t(), start))
     shift = matrix.new_zeros(())
     for _ in range(_ITERATIONS):
@@ -160,7 +160,7 @@ def _truncate_for(errors: Tensor, matrix: Tensor, rank: int) -> tuple[Tensor, Te
     """
     errors = errors / (torch.linalg.vector_norm(errors) / math.sqrt(matrix.shape[0]))  # Σe² = 1 for each unit
     generator = torch.Generator().manual_seed(0)
-    basis = torch.randn(matrix.shape[1], rank, generator=generator).to(matrix)
+    basis = torch.randn(matrix.shape[1], rank, generator=generator, device="cpu").to(matrix)
     rough = _rough_dtype(matrix)
     rough_matrix, rough_errors = matrix.to(rough), errors.to(rough)
     for _ in range(_ITERATIONS):

@@ -1,0 +1,286 @@
+"""Which layers of a model a learning rule converts, which it leaves exact or must refuse, and why.
+
+All of it is decided here, once, as a value: the conversion carries it out and the summary reports it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from alignonce.layers import FeedbackLayer, computes_like, feedback_name, layer_kind
+from alignonce.model_access import qualified, weight_names
+from alignonce.rules import Backpropagation, LearningRule
+
+__all__ = ["ConversionPlan", "ExactModule", "Where", "is_norm", "plan_conversion", "weights_in"]
+
+Where = str | Sequence[str] | Callable[[str, nn.Module], bool] | None
+"""What ``set_learning_rule(where=...)`` takes."""
+
+_RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+_QUANTISED_MODULES = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
+
+
+@dataclass(frozen=True)
+class ExactModule:
+    """A module with parameters whose gradients stay exact, and why."""
+
+    name: str
+    kind: str
+    reason: str
+    refused: bool = False
+    """Whether it is a layer that was to be converted and could not be."""
+
+    def __str__(self) -> str:
+        return f"{self.name or '(the model itself)'} ({self.kind}): {self.reason}"
+
+
+@dataclass(frozen=True)
+class ConversionPlan:
+    """What a learning rule is to do with each layer of a model."""
+
+    layers: Mapping[str, nn.Module]
+    """The layers to convert, by name; norm layers too, where their scales are to be fixed."""
+    exact: tuple[ExactModule, ...]
+    """All other modules whose weights errors can go back through."""
+    selected: frozenset[str]
+    """Names of the modules that ``where`` selects."""
+    names: Mapping[int, str]
+    """The name of each forward weight of the model, by identity, in the model's order."""
+    converted_weights: int
+    """Numbers in the weights of ``layers``, a shared weight once."""
+    all_weights: int
+    """Numbers in all weights that errors can go back through.
+
+    These are all parameters but biases, and embeddings that are tied to no other layer.
+    """
+
+    @property
+    def refused(self) -> tuple[ExactModule, ...]:
+        """The layers that were to be converted and cannot be."""
+        return tuple(module for module in self.exact if module.refused)
+
+
+def plan_conversion(model: nn.Module, rule: LearningRule, where: Where, norms: str) -> ConversionPlan:
+    """Decide what is to become of each layer of a model; nothing is changed.
+
+    Args:
+        model: an unwrapped model.
+        rule: the learning rule.
+        where: as for :func:`alignonce.set_learning_rule`.
+        norms: as there.
+
+    Returns:
+        The plan.
+
+    Raises:
+        TypeError: if ``where`` is none of what it can be.
+        ValueError: if a pattern in ``where`` fits no module, or forward weights are not finite.
+    """
+    selected = _selection(model, where)
+    names = weight_names(model)
+    depths = {key: depth for depth, key in enumerate(names)}
+    layers: dict[str, nn.Module] = {}
+    exact: list[ExactModule] = []
+    not_finite: list[str] = []
+    attention_of = {
+        f"{name}.out_proj".removeprefix("."): name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.MultiheadAttention)
+    }
+    for name, module in model.named_modules():
+        attention = attention_of.get(name)
+        chosen = name in selected if attention is None else attention in selected
+        kind = _kind(module, norms)
+        reason = _refusal(module, norms)
+        if chosen and kind is not None and reason is None and not isinstance(rule, Backpropagation):
+            if attention is not None and attention not in layers:
+                reason = f"part of the attention {attention or '(the model itself)'}, which is left exact"
+            else:
+                found = [(n, module._parameters[n]) for n in weights_in(module)]
+                not_finite += [qualified(name, n) for n, w in found if w is not None and not _is_finite(w)]
+                reason = _refusal_of_values(rule, kind, found, names, depths)
+        if not chosen:
+            if kind is not None and not isinstance(module, FeedbackLayer):
+                exact.append(ExactModule(name, _plain_name(module), "not selected"))
+        elif reason is not None:
+            exact.append(ExactModule(name, _plain_name(module), reason, refused=True))
+        elif kind is not None:
+            layers[name] = module
+        else:
+            exact += _left_exact(name, module)
+    if not_finite:
+        raise ValueError(
+            f"forward weights hold NaN or infinite values: {', '.join(not_finite)}. The model has diverged "
+            "or was not loaded: begin from finite weights, or leave these layers out with where="
+        )
+    converted, total = _count_weights(model, layers)
+    return ConversionPlan(layers, tuple(exact), frozenset(selected), names, converted, total)
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a norm layer, with feedback or not."""
+    kind = layer_kind(type(module), norms=True)
+    return isinstance(module, _NORMS) or (kind is not None and kind.is_norm)
+
+
+def weights_in(layer: nn.Module) -> list[str]:
+    """Names of the parameters that get feedback values in a conversion, a norm's scale included."""
+    kind = layer_kind(type(layer), norms=True)
+    return [] if kind is None else kind.present_names(layer)
+
+
+def _selection(model: nn.Module, where: Where) -> set[str]:
+    """Names of the modules that ``where`` selects."""
+    modules = dict(model.named_modules())
+    if where is None:
+        return set(modules)
+    if callable(where):
+        return {name for name, module in modules.items() if where(name, module)}
+    patterns = [where] if isinstance(where, str) else where
+    if not isinstance(patterns, Sequence) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise TypeError(
+            "where must be a name or glob of modules, a list of such, or a function of a module's name and "
+            f"the module, got {where!r}"
+        )
+
+    def fits(pattern: str) -> set[str]:
+        found = {n for n in modules if fnmatchcase(n, pattern) or n.startswith(f"{pattern}.")}
+        if not found:
+            raise ValueError(f"where: {pattern!r} fits no module; there are {', '.join(modules)}")
+        return found
+
+    excluded = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
+    included = [pattern for pattern in patterns if not pattern.startswith("!")]
+    selected: set[str] = set(modules) if excluded and not included else set()
+    for pattern in included:
+        selected |= fits(pattern)
+    for pattern in excluded:
+        selected -= fits(pattern)
+    return selected
+
+
+def _left_exact(name: str, module: nn.Module) -> Iterator[ExactModule]:
+    """A module that no feedback layer stands for."""
+    if not list(module.parameters(recurse=False)):
+        return
+    if is_norm(module):
+        reason = "norm layer: its error goes back through its own scale"
+    elif isinstance(module, _EMBEDDINGS):
+        reason = "embedding: no error goes back through it"
+    else:
+        reason = "own parameters of unknown use: audit_weight_transport tells"
+    yield ExactModule(name, _plain_name(module), reason)
+
+
+def _plain_name(module: nn.Module) -> str:
+    return (module.plain_class if isinstance(module, FeedbackLayer) else type(module)).__name__
+
+
+def _kind(module: nn.Module, norms: str) -> type[FeedbackLayer] | None:
+    """The feedback layer that a module is to become; a norm layer only where its scale is to be fixed."""
+    kind = layer_kind(type(module), norms=norms == "fixed")
+    return None if kind is not None and kind.is_norm and not kind.present_names(module) else kind
+
+
+def _refusal(module: nn.Module, norms: str) -> str | None:
+    """Why a layer that has forward weights cannot be converted; None if it can or is no such layer."""
+    kind = _kind(module, norms)
+    if type(module).__module__.startswith(_QUANTISED_MODULES):
+        return "quantised: no gradient goes back through it. Set the rule first, and quantise after training"
+    other_norm = norms == "fixed" and isinstance(module, _NORMS) and list(module.parameters(recurse=False))
+    if kind is None and not other_norm:
+        return "a recurrent layer of another kind" if isinstance(module, _RECURRENT) else None
+    if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():
+        return "not initialised yet: run one forward pass first"
+    if kind is None:
+        return "a norm layer of another kind, whose scale cannot be fixed"
+    if is_parametrized(module):
+        return "parametrised: call torch.nn.utils.parametrize.remove_parametrizations on it first"
+    candidates = kind.weight_names_of(module)
+    if any(name in vars(module) or f"{name}_g" in module._parameters for name in candidates):
+        return "its weight is recomputed by a hook (weight_norm, spectral_norm, pruning): remove that first"
+    for name in weights_in(module):
+        reason = _refusal_of_tensor(getattr(module, name))
+        if reason is not None:
+            return reason
+    if isinstance(module, FeedbackLayer):
+        return None
+    if not computes_like(type(module), kind):
+        return f"a subclass of {kind.plain_class.__name__} with a forward of its own"
+    if "forward" in vars(module):
+        return "its forward is replaced on the module itself (by a hook of accelerate, a fused kernel, ...)"
+    if not weights_in(module):
+        return "its weight is not one of its parameters"
+    for name in weights_in(module):
+        if hasattr(module, feedback_name(name)):
+            return f"it has an attribute {feedback_name(name)!r} of its own"
+    return None
+
+
+def _refusal_of_tensor(weight: Tensor) -> str | None:
+    if hasattr(weight, "full_tensor"):
+        return "already spread over processes: set the learning rule before alignonce.distributed.shard"
+    wrapped: bool = is_traceable_wrapper_subclass(weight)  # as torchao's
+    if wrapped or not (weight.is_floating_point() or weight.is_complex()):
+        held = type(weight).__name__ if wrapped else f"dtype {weight.dtype}"
+        return (
+            f"its weight is quantised (held as {held}): dequantise it, or set the rule first and quantise "
+            "after training"
+        )
+    if weight.is_complex():
+        return f"weights of dtype {weight.dtype} are not supported"
+    if weight.is_meta:
+        return "on the meta device, without values: materialise it first"
+    if weight.is_inference():
+        return "made inside torch.inference_mode(), so that it cannot learn: make the model outside of it"
+    return None
+
+
+def _refusal_of_values(
+    rule: LearningRule,
+    kind: type[FeedbackLayer],
+    weights: Sequence[tuple[str, Tensor | None]],
+    names: Mapping[int, str],
+    depths: Mapping[int, int],
+) -> str | None:
+    """Why the rule has no feedback weight for the values of a layer's weights."""
+    if kind.is_norm:
+        return None  # any scale can be fixed
+    for name, weight in weights:
+        assert weight is not None  # for the type checker: present_names leaves these out
+        reason = rule.refusal(_readable(weight), names[id(weight)], depths[id(weight)])
+        if reason is not None:
+            return f"its {name} {reason}"
+    return None
+
+
+def _readable(weight: Tensor) -> Tensor:
+    """Values of a weight in a dtype that all operations know."""
+    return weight.detach().float() if weight.dtype.itemsize == 1 else weight.detach()
+
+
+def _is_finite(weight: Tensor) -> bool:
+    # The extremes, since on large weights isfinite(w) takes several times as long.
+    return not weight.numel() or bool(torch.stack(_readable(weight).aminmax()).isfinite().all())
+
+
+def _count_weights(model: nn.Module, layers: Mapping[str, nn.Module]) -> tuple[int, int]:
+    """Numbers in the weights of ``layers``, and in all weights that errors can go back through."""
+    converted = {
+        id(w): w.numel() for layer in layers.values() for w in map(layer.get_parameter, weights_in(layer))
+    }
+    every = {
+        id(parameter): parameter.numel()
+        for module in model.modules()
+        if not isinstance(module, _EMBEDDINGS)
+        for name, parameter in module._parameters.items()
+        if parameter is not None and "bias" not in name and not nn.parameter.is_lazy(parameter)
+    }
+    return sum(converted.values()), sum((converted | every).values())
