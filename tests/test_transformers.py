@@ -15,8 +15,12 @@ from torch import Tensor, nn
 
 from alignonce import (
     Backpropagation,
+    Dense,
     DirectFeedback,
+    FeedbackFormat,
+    Int8,
     LearningRule,
+    LowRank,
     RandomFeedback,
     SoftAlignment,
     audit_weight_transport,
@@ -28,6 +32,7 @@ from alignonce.layers import FeedbackLayer, layer_kind
 from matrix import RULES
 
 transformers = pytest.importorskip("transformers")
+safetensors = pytest.importorskip("safetensors.torch")
 
 from transformers.models.convnext.modeling_convnext import ConvNextLayerNorm  # noqa: E402
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm  # noqa: E402
@@ -397,3 +402,30 @@ def test_a_vit_is_free_of_transport_under_every_rule_that_copies_nothing(rule: L
     inputs = batch(model) if isinstance(rule, DirectFeedback) else None
     set_learning_rule(model, rule, norms="fixed", inputs=inputs)
     assert audit_weight_transport(model, batch(model), loss).free_of_transport
+
+
+class TwoTied(transformers.PreTrainedModel):
+    config_class = transformers.PretrainedConfig
+    _tied_weights_keys = {"second.weight": "first.weight"}  # noqa: RUF012
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.post_init()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x).sin())
+
+
+@pytest.mark.parametrize("format", [Dense(), Int8(), LowRank(0.5)], ids=str)
+def test_a_model_with_tied_layers_is_saved_with_one_feedback_weight(tmp_path, format: FeedbackFormat) -> None:
+    model = TwoTied(transformers.PretrainedConfig(tie_word_embeddings=True))
+    model.second.weight = model.first.weight
+    set_learning_rule(model, SOFT, format=format)
+    model.save_pretrained(tmp_path)
+    saved = safetensors.load_file(tmp_path / "model.safetensors")
+    state = model.state_dict()
+    assert len([key for key in saved if "feedback" in key]) == len([k for k in state if "feedback" in k]) / 2
+    assert all(torch.equal(value, state[key]) for key, value in saved.items())
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), model.double()):
+        assert twin.second.feedback is twin.first.feedback

@@ -13,7 +13,7 @@ from alignonce.eligibility import ConversionPlan, Where, is_norm, plan_conversio
 from alignonce.formats import Dense, FeedbackFormat
 from alignonce.formats.compressed import HeldFeedback
 from alignonce.layers import FeedbackLayer, feedback_class
-from alignonce.model_access import Inputs, call_arguments, qualified, unwrap
+from alignonce.model_access import Inputs, call_arguments, check_inputs, qualified, unwrap
 from alignonce.norms import FixedScale
 from alignonce.rules import Backpropagation, LearningRule, RandomFeedback, SoftAlignment
 from alignonce.summary import FeedbackRow, RuleSummary
@@ -77,8 +77,8 @@ def set_learning_rule(
         bytes, and each module that was left exact, with the reason.
 
     Raises:
-        TypeError: if ``model`` is no module, ``rule`` no learning rule, ``format`` no format or ``where``
-            none of the above.
+        TypeError: if ``model`` is no module, ``rule`` no learning rule, ``format`` no format, ``where``
+            none of the above, or ``inputs`` no arguments of the model.
         ValueError: if the rule cannot have the format, a format's name or pattern is unknown, or ``"auto"``
             has no ``inputs``, if there is nothing to convert, if layers cannot be
             converted (all are named), if a pattern in ``where`` fits nothing, or if forward weights hold NaN
@@ -87,6 +87,7 @@ def set_learning_rule(
     _check_arguments(model, rule, unconvertible, norms)
     check_format(rule, format, inputs)
     model = unwrap(model)
+    check_inputs(model, inputs)
     # A tensor that is made in inference mode could never be saved for a backward pass.
     with torch.inference_mode(False), torch.set_grad_enabled(torch.is_grad_enabled()):
         if isinstance(rule, DirectFeedback):

@@ -24,7 +24,8 @@ Where = str | Sequence[str] | Callable[[str, nn.Module], bool] | None
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
-_QUANTISED_MODULES = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
+_QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
+_FAKE_QUANTISED = ("torch.ao.nn.qat", "torch.ao.nn.intrinsic.qat")
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def plan_conversion(model: nn.Module, rule: LearningRule, where: Where, norms: s
             exact += _left_exact(name, module)
     if not_finite:
         raise ValueError(
-            f"forward weights hold NaN or infinite values: {', '.join(not_finite)}. The model has diverged "
+            f"weights hold NaN or infinite values: {', '.join(not_finite)}. The model has diverged "
             "or was not loaded: begin from finite weights, or leave these layers out with where="
         )
     converted, total = _count_weights(model, layers)
@@ -192,8 +193,11 @@ def _kind(module: nn.Module, norms: str) -> type[FeedbackLayer] | None:
 def _refusal(module: nn.Module, norms: str) -> str | None:
     """Why a layer that has forward weights cannot be converted; None if it can or is no such layer."""
     kind = _kind(module, norms)
-    if type(module).__module__.startswith(_QUANTISED_MODULES):
+    origin = type(module).__module__
+    if origin.startswith(_QUANTISED) and not type(module).__name__.endswith("PackedParams"):
         return "quantised: no gradient goes back through it. Set the rule first, and quantise after training"
+    if origin.startswith(_FAKE_QUANTISED):
+        return "prepared for quantisation-aware training, which reads the weight in its own way"
     other_norm = norms == "fixed" and isinstance(module, _NORMS) and list(module.parameters(recurse=False))
     if kind is None and not other_norm:
         return "a recurrent layer of another kind" if isinstance(module, _RECURRENT) else None

@@ -357,7 +357,9 @@ def _promote(*tensors: Tensor | None) -> tuple[Any, ...]:
 def _check_feedback(weight: Tensor, feedback: Feedback) -> None:
     if feedback.shape != weight.shape:
         raise ValueError(
-            f"feedback must have the shape of weight, {tuple(weight.shape)}, got {tuple(feedback.shape)}"
+            f"feedback must have the shape of weight, {tuple(weight.shape)}, got {tuple(feedback.shape)}. If "
+            "the weight was resized or replaced after the learning rule was set (resize_token_embeddings), "
+            "call set_learning_rule again"
         )
 
 

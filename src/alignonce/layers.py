@@ -6,6 +6,7 @@ every reference to the layer stay as they are.
 """
 
 import importlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -70,10 +71,33 @@ class FeedbackLayer(nn.Module):
         """How a layer of this kind will multiply by a compressed feedback weight, for a table."""
         return feedback.format.way(feedback.tensors[0].device)
 
+    @property
+    def qconfig(self) -> Any:
+        """What ``torch.ao.quantization`` sets on each module that it may replace."""
+        if "qconfig" not in vars(self):
+            raise AttributeError("qconfig")
+        return vars(self)["qconfig"]
+
+    @qconfig.setter
+    def qconfig(self, value: Any) -> None:
+        vars(self)["qconfig"] = value
+        warnings.warn(
+            "torch.ao.quantization goes by exact classes and passes over layers with a learning rule. To "
+            "have them quantised, call set_learning_rule(model, Backpropagation()) first.",
+            stacklevel=2,
+        )
+
+    @qconfig.deleter
+    def qconfig(self) -> None:
+        del vars(self)["qconfig"]
+
     def start_feedback(self, rule: "LearningRule", feedback: Mapping[str, HeldFeedback]) -> None:
         """Hold new feedback weights, by the names of their forward weights."""
         self.learning_rule = rule
         self.exact = False
+        # To torch.fx PyTorch's layers are one operation; in others it looks for operations, of which those
+        # with feedback weights are none. Only the instance says so, since pickle goes by the class.
+        vars(self)["__module__"] = "torch.nn"
         for name, value in feedback.items():
             attribute = feedback_name(name)
             if hasattr(self, attribute):
@@ -96,6 +120,7 @@ class FeedbackLayer(nn.Module):
             self._buffers.pop(previous_name(name), None)
             unwatch(getattr(self, name))
         del self.learning_rule, self.exact
+        vars(self).pop("__module__", None)
         self.__class__ = type(self).plain_class  # type: ignore[assignment]
 
     def begin_evolution(self) -> None:
@@ -142,6 +167,27 @@ class FeedbackLayer(nn.Module):
             elif has_weight:
                 keep_without([prefix + feedback_name(name)], missing_keys)
 
+    def _slow_forward(self, *args: Any, **kwargs: Any) -> Any:
+        # nn.Module calls it in place of forward within torch.jit.trace.
+        if not self.exact:
+            warnings.warn(
+                "torch.jit.trace of layers with a learning rule: the traced model learns by the rule, and "
+                "cannot be saved. To save one, trace it within exact_gradients(model).",
+                stacklevel=2,
+            )
+        return super()._slow_forward(*args, **kwargs)
+
+    @property
+    def _tied_weights_keys(self) -> dict[str, str]:
+        """To ``save_pretrained`` of transformers: names here may share memory, so that one of them is saved."""
+        return {feedback_name(name): name for name in self.present_names(self)}
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise RuntimeError(
+            "torch.jit.script cannot compile layers with a learning rule: call "
+            "set_learning_rule(model, Backpropagation()) first"
+        )
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.begin_evolution()
@@ -161,6 +207,8 @@ class FeedbackLinear(FeedbackLayer, nn.Linear):
         """Map (*, in_features) to (*, out_features)."""
         if self.exact:
             return super().forward(input)
+        if input.is_nested:
+            return _map_parts(self.forward, input)
         return functional.linear(input, self.weight, self.feedback, self.bias)
 
 
@@ -251,6 +299,15 @@ class FeedbackConvTranspose3d(_FeedbackConvTranspose, nn.ConvTranspose3d):
     """``nn.ConvTranspose3d`` with a feedback weight."""
 
     plain_class = nn.ConvTranspose3d
+
+
+def _map_parts(function: Callable[[Tensor], Tensor], nested: Any) -> Tensor:
+    """Apply a function of rows to a nested tensor, whose own operations autograd functions do not know."""
+    if nested.layout == torch.jagged:
+        return torch.nested.nested_tensor_from_jagged(
+            function(nested.values()), nested.offsets(), nested.lengths()
+        )
+    return torch.nested.as_nested_tensor([function(part) for part in nested.unbind()])
 
 
 def feedback_name(weight_name: str) -> str:
