@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -618,3 +619,54 @@ class Own(nn.Module):
         super().__init__()
         self.table = nn.Parameter(torch.randn(2, 3))
         self.bias = nn.Parameter(torch.randn(3))
+
+
+class Reader(nn.Module):
+    """Calls one layer, reads the weight of another, and leaves a third alone."""
+
+    def __init__(self, make: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.called, self.read, self.idle = make(), make(), make()
+        self.table = nn.Embedding(6, 4)
+        self.tied = nn.Linear(4, 6, bias=False)
+        self.tied.weight = self.table.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.table(torch.zeros(1, dtype=torch.long)).sum()
+        first = next(p for n, p in self.read.named_parameters() if "weight" in n)
+        return self.called.forward(x) * first.sum()  # past the hooks, but not past the layer's own code
+
+
+READ_LAYERS = [
+    (lambda: nn.Linear(4, 4), (2, 4)),
+    (lambda: nn.Conv2d(2, 2, 3), (2, 2, 4, 4)),
+    (lambda: nn.ConvTranspose1d(2, 2, 3), (2, 2, 4)),
+    (lambda: nn.RNNCell(4, 4), (2, 4)),
+]
+
+
+@pytest.mark.parametrize(("make", "shape"), READ_LAYERS)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_inputs_show_which_layers_a_model_reads_without_calling_them(
+    make: Callable[[], nn.Module], shape: tuple[int, ...], frozen: bool
+) -> None:
+    model = Reader(make).requires_grad_(not frozen)
+    before = [(set(vars(m)), type(m)) for m in model.modules()]
+    x = torch.randn(shape)
+    with pytest.raises(ValueError, match=r"read \(\w+\): its weight is read by another module, past its own"):
+        set_learning_rule(model, SOFT, inputs=x)
+    assert [(set(vars(m)), type(m)) for m in model.modules()] == before
+    assert all(p.requires_grad is not frozen and p.grad is None for p in model.parameters())
+    summary = set_learning_rule(model, SOFT, inputs=x, unconvertible="exact")
+    assert {row.name.partition(".")[0] for row in summary.rows} == {"called", "idle", "tied"}
+    assert summary.idle == ("idle", "tied")
+    assert (
+        "did not run on inputs, so that their feedback weights are used only if they do: idle, tied"
+        in str(summary)
+    )
+
+
+def test_a_run_calls_the_output_projection_of_attention() -> None:
+    model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    for _ in range(2):  # plain, then with a rule
+        assert set_learning_rule(model, SOFT, inputs=torch.randn(2, 3, 8)).idle == ()

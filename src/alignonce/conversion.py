@@ -69,8 +69,10 @@ def set_learning_rule(
             through the scale's value of this moment, which is kept as a buffer. Their scales are no forward
             weights: they have rows in the summary, but are not among ``feedback_weights`` or ``alignment``.
         inputs: a batch: one tensor, or a sequence of positional or a mapping of keyword arguments.
-            :class:`DirectFeedback` and ``format="auto"`` need one. Given one, :class:`LowRank` keeps what
-            errors need: random ones are sent back through the model once, by its exact gradients.
+            :class:`DirectFeedback` and ``format="auto"`` need one. Given one, the model is run once without
+            a trace: layers that it does not call are named in the summary, and those whose weights it reads
+            all the same cannot be converted. And :class:`LowRank` keeps what errors need: random ones are
+            sent back through the model once, by its exact gradients.
 
     Returns:
         A summary that prints as a table: each forward weight with its rule, format, cosine and extra
@@ -109,6 +111,9 @@ def _set_layer_feedback(
         _make_plain(model, plan, where)
         return RuleSummary(rule, (), plan.exact, 0, plan.all_weights)
     _check_plan(plan, where, unconvertible)
+    if inputs is not None:
+        plan = plan.after_a_run(model, inputs)
+        _check_plan(plan, where, unconvertible)
     carriers = {name: layer for name, layer in plan.layers.items() if not is_norm(layer)}
     compression = Compression(model, carriers, plan.names, format, inputs, _aligned)
     feedback: dict[int, HeldFeedback] = {}
@@ -140,7 +145,9 @@ def _set_layer_feedback(
             FixedScale() if layer.is_norm else rule,
             {n: feedback[id(layer._parameters[n])] for n in weights_in(layer)},
         )
-    return RuleSummary(rule, tuple(rows), plan.exact, plan.converted_weights, plan.all_weights)
+    return RuleSummary(
+        rule, tuple(rows), plan.exact, plan.converted_weights, plan.all_weights, tuple(sorted(plan.idle))
+    )
 
 
 def _make_plain(model: nn.Module, plan: ConversionPlan, where: Where) -> None:

@@ -4,7 +4,7 @@ All of it is decided here, once, as a value: the conversion carries it out and t
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import torch
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from alignonce.layers import FeedbackLayer, computes_like, feedback_name, layer_kind
-from alignonce.model_access import qualified, weight_names
+from alignonce.layers import FeedbackLayer, computes_like, feedback_name, layer_kind, read_past_forward
+from alignonce.model_access import Inputs, qualified, weight_names
 from alignonce.rules import Backpropagation, LearningRule
+from alignonce.usage import observe_usage
 
 __all__ = ["ConversionPlan", "ExactModule", "Where", "is_norm", "plan_conversion", "weights_in"]
 
@@ -61,11 +62,45 @@ class ConversionPlan:
 
     These are all parameters but biases, and embeddings that are tied to no other layer.
     """
+    idle: frozenset[str] = frozenset()
+    """Those of ``layers`` that did not run on the inputs, as far as there were any."""
 
     @property
     def refused(self) -> tuple[ExactModule, ...]:
         """The layers that were to be converted and cannot be."""
         return tuple(module for module in self.exact if module.refused)
+
+    def after_a_run(self, model: nn.Module, inputs: Inputs) -> "ConversionPlan":
+        """The plan with what a run of the model shows: layers that it does not call.
+
+        Args:
+            model: the model of the plan, which is left as it was.
+            inputs: a batch.
+
+        Returns:
+            A plan that refuses layers whose weights are read past their forward.
+        """
+        carriers = {name: layer for name, layer in self.layers.items() if not is_norm(layer)}
+        usage = observe_usage(model, carriers, inputs)
+        layers = {name: layer for name, layer in self.layers.items() if name not in usage.bypassed}
+        reason = (
+            "its weight is read by another module, past its own forward, so that a feedback weight would "
+            "carry no error"
+        )
+        refused = [
+            ExactModule(name, _plain_name(layer), reason, refused=True)
+            for name, layer in self.layers.items()
+            if name in usage.bypassed
+        ]
+        converted, total = _count_weights(model, layers)
+        return replace(
+            self,
+            layers=layers,
+            exact=(*self.exact, *refused),
+            converted_weights=converted,
+            all_weights=total,
+            idle=usage.idle - usage.bypassed,
+        )
 
 
 def plan_conversion(model: nn.Module, rule: LearningRule, where: Where, norms: str) -> ConversionPlan:
@@ -95,6 +130,11 @@ def plan_conversion(model: nn.Module, rule: LearningRule, where: Where, norms: s
         for name, module in model.named_modules()
         if isinstance(module, nn.MultiheadAttention)
     }
+    readers = {
+        f"{name}.{child}".removeprefix("."): _plain_name(module)
+        for name, module in model.named_modules()
+        for child in read_past_forward(type(module))
+    }
     for name, module in model.named_modules():
         attention = attention_of.get(name)
         chosen = name in selected if attention is None else attention in selected
@@ -112,6 +152,9 @@ def plan_conversion(model: nn.Module, rule: LearningRule, where: Where, norms: s
                 exact.append(ExactModule(name, _plain_name(module), "not selected"))
         elif reason is not None:
             exact.append(ExactModule(name, _plain_name(module), reason, refused=True))
+        elif name in readers:
+            reason = f"its weight is read by {readers[name]}, past its own forward"
+            exact.append(ExactModule(name, _plain_name(module), reason))
         elif kind is not None:
             layers[name] = module
         else:

@@ -179,7 +179,7 @@ class FeedbackLayer(nn.Module):
 
     @property
     def _tied_weights_keys(self) -> dict[str, str]:
-        """To ``save_pretrained`` of transformers: names here may share memory, so that one of them is saved."""
+        """For ``save_pretrained`` of transformers: buffers that may share memory; one of them is saved."""
         return {feedback_name(name): name for name in self.present_names(self)}
 
     def __prepare_scriptable__(self) -> nn.Module:
@@ -359,15 +359,25 @@ def register_kind(kind: type[FeedbackLayer]) -> type[FeedbackLayer]:
     return kind
 
 
+def read_past_forward(cls: type[nn.Module]) -> frozenset[str]:
+    """Names of the layers in modules of a class whose weights it reads itself, without calling the layers."""
+    integration = _integration(cls)
+    return frozenset() if integration is None else integration.read_past_forward(cls)
+
+
 def _integrated_kind(cls: type) -> type[FeedbackLayer] | None:
     """The kind for a class of another package, whose integration is imported when such a class turns up.
 
     By the class and not by the user's call, so that it works in unpickling too.
     """
-    integration = _INTEGRATIONS.get(cls.__module__.partition(".")[0])
-    if integration is None or issubclass(cls, FeedbackLayer):
-        return None
-    return importlib.import_module(integration).kind_of(cls)
+    integration = _integration(cls)
+    return None if integration is None or issubclass(cls, FeedbackLayer) else integration.kind_of(cls)
+
+
+def _integration(cls: type) -> Any:
+    """The module that knows the classes of another package; None if there is none for it."""
+    name = _INTEGRATIONS.get(cls.__module__.partition(".")[0])
+    return None if name is None else importlib.import_module(name)
 
 
 def _empty_layer(plain_class: type[nn.Module]) -> FeedbackLayer:

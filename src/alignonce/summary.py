@@ -93,6 +93,9 @@ class RuleSummary:
     Biases do not count, nor embeddings, unless a layer shares their weight; scales of norm layers do.
     """
 
+    idle: tuple[str, ...] = ()
+    """Converted layers that the model did not call in a run on ``inputs``."""
+
     @property
     def converted_share(self) -> float:
         """The share of the model's weights that have feedback weights; NaN for direct feedback."""
@@ -120,6 +123,11 @@ class RuleSummary:
                     f"converted: {self.converted_share:.1%} of {self.all_weights:,} weights that errors can "
                     "go back through (biases and embeddings not counted)"
                 )
+        if self.idle:
+            parts.append(
+                "did not run on inputs, so that their feedback weights are used only if they do: "
+                + ", ".join(self.idle)
+            )
         if self.exact:
             rows = [(e.name or "(the model itself)", e.kind, e.reason) for e in self.exact]
             parts.append(table(("left exact", "kind", "why"), rows))

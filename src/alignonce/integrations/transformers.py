@@ -3,7 +3,9 @@
 Imported by the first look at a module of a class from ``transformers``, without a call by the user.
 """
 
+import inspect
 import re
+from functools import cache
 
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -14,7 +16,7 @@ from alignonce.formats.compressed import CompressedFeedback, HeldFeedback
 from alignonce.layers import FeedbackLayer, register_kind
 from alignonce.norms import FeedbackNorm, norm_kind
 
-__all__ = ["FeedbackConv1D", "kind_of"]
+__all__ = ["FeedbackConv1D", "kind_of", "read_past_forward"]
 
 # LlamaRMSNorm, T5LayerNorm, MambaRMSNormGated, Sam2LayerNorm, ...: each model has a class of its own. A norm
 # that scales its input first, and then normalises, is not linear in its scale.
@@ -54,6 +56,23 @@ def kind_of(cls: type) -> type[FeedbackLayer] | None:
     if issubclass(cls, nn.Module) and _NORM.search(cls.__name__):
         return norm_kind(cls, _FeedbackOwnNorm)
     return None
+
+
+@cache
+def read_past_forward(cls: type[nn.Module]) -> frozenset[str]:
+    """Names of layers whose weights a class of the package hands to a kernel, without ever calling them.
+
+    Mixers of Mamba and its kin, whose convolution is a kernel of its own, and others. They are known by the
+    code of their forward.
+    """
+    try:
+        code = inspect.getsource(cls.forward)
+    except (OSError, TypeError):  # classes without a file
+        return frozenset()
+    read, called = (
+        frozenset(re.findall(pattern, code)) for pattern in (r"self\.(\w+)\.weight\b", r"self\.(\w+)\(")
+    )
+    return read - called
 
 
 register_kind(FeedbackConv1D)
