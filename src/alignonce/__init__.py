@@ -6,6 +6,7 @@ from alignonce.audit import TransportReport, audit_weight_transport
 from alignonce.conversion import set_learning_rule
 from alignonce.diagnostics.alignment import alignment
 from alignonce.direct import DirectFeedback
+from alignonce.equivalents import register_equivalent
 from alignonce.evolution import evolve
 from alignonce.evolving_rules import KolenPollack, PeriodicAlignment, SignSymmetry, WeightMirror
 from alignonce.formats import FP8, Dense, FeedbackFormat, Int4, Int8, LowRank, SemiStructured, Sign, Sparse
@@ -43,5 +44,6 @@ __all__ = [
     "exact_gradients",
     "feedback_weights",
     "pretrain_on_noise",
+    "register_equivalent",
     "set_learning_rule",
 ]

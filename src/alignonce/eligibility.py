@@ -9,9 +9,11 @@ from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from alignonce.equivalents import mismatch
 from alignonce.layers import FeedbackLayer, computes_like, feedback_name, layer_kind, read_past_forward
 from alignonce.model_access import Inputs, qualified, weight_names
 from alignonce.rules import Backpropagation, LearningRule
@@ -147,6 +149,8 @@ def plan_conversion(model: nn.Module, rule: LearningRule, where: Where, norms: s
                 found = [(n, module._parameters[n]) for n in weights_in(module)]
                 not_finite += [qualified(name, n) for n, w in found if w is not None and not _is_finite(w)]
                 reason = _refusal_of_values(rule, kind, found, names, depths)
+                if reason is None and not isinstance(module, FeedbackLayer):
+                    reason = mismatch(module, kind)
         if not chosen:
             if kind is not None and not isinstance(module, FeedbackLayer):
                 exact.append(ExactModule(name, _plain_name(module), "not selected"))
@@ -244,7 +248,7 @@ def _refusal(module: nn.Module, norms: str) -> str | None:
     other_norm = norms == "fixed" and isinstance(module, _NORMS) and list(module.parameters(recurse=False))
     if kind is None and not other_norm:
         return "a recurrent layer of another kind" if isinstance(module, _RECURRENT) else None
-    if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():
+    if any(map(is_lazy, module.parameters(recurse=False))):
         return "not initialised yet: run one forward pass first"
     if kind is None:
         return "a norm layer of another kind, whose scale cannot be fixed"
@@ -328,6 +332,6 @@ def _count_weights(model: nn.Module, layers: Mapping[str, nn.Module]) -> tuple[i
         for module in model.modules()
         if not isinstance(module, _EMBEDDINGS)
         for name, parameter in module._parameters.items()
-        if parameter is not None and "bias" not in name and not nn.parameter.is_lazy(parameter)
+        if parameter is not None and "bias" not in name and not is_lazy(parameter)
     }
     return sum(converted.values()), sum((converted | every).values())

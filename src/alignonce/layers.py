@@ -39,8 +39,8 @@ class FeedbackLayer(nn.Module):
     """A layer with a feedback weight (a buffer) for each of its forward weights.
 
     The forward weight ``weight`` has the feedback weight ``feedback``; in general the word "weight" in a
-    parameter's name becomes "feedback". A compressed one is a module of that name, with several buffers.
-    Made by :func:`alignonce.set_learning_rule`, not by hand.
+    parameter's name becomes "feedback", or "_feedback" is added. A compressed one is a module of that name,
+    with several buffers. Made by :func:`alignonce.set_learning_rule`, not by hand.
     """
 
     plain_class: ClassVar[type[nn.Module]]
@@ -51,6 +51,10 @@ class FeedbackLayer(nn.Module):
     """Methods that decide the forward value: a subclass with its own ones is another layer."""
     is_norm: ClassVar[bool] = False
     """Whether it is a norm layer: converted on request only, its scale being no forward weight."""
+    has_equivalents: ClassVar[bool] = False
+    """Whether other classes can be registered to compute the same."""
+    equivalent_to: ClassVar[type[nn.Module] | None] = None
+    """The class whose equivalent this one was registered to be, as conversion checks."""
 
     learning_rule: "LearningRule"
     exact: bool
@@ -65,6 +69,11 @@ class FeedbackLayer(nn.Module):
     def present_names(cls, layer: nn.Module) -> list[str]:
         """Those of :meth:`weight_names_of` that a layer has."""
         return [name for name in cls.weight_names_of(layer) if layer._parameters.get(name) is not None]
+
+    @classmethod
+    def sample_arguments(cls, layer: nn.Module) -> Iterator[tuple[Any, ...]]:
+        """Arguments to check an equivalent with, of which the first counts that the layer takes."""
+        raise NotImplementedError
 
     @classmethod
     def way_of(cls, layer: nn.Module, feedback: CompressedFeedback) -> str:
@@ -152,6 +161,13 @@ class FeedbackLayer(nn.Module):
                 self._buffers[name] = old
         return self
 
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name in map(feedback_name, self.present_names(self)):
+            # Layers of other libraries (PyTorch Geometric) name what they save, buffers not among it.
+            if (buffer := self._buffers.get(name)) is not None and prefix + name not in destination:
+                destination[prefix + name] = buffer
+
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, local_metadata: Any, strict: bool,
         missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
@@ -197,11 +213,17 @@ class FeedbackLayer(nn.Module):
         return _empty_layer, (type(self).plain_class,), self.__getstate__()
 
 
-class FeedbackLinear(FeedbackLayer, nn.Linear):
-    """``nn.Linear`` with a feedback weight."""
+class _AnyFeedbackLinear(FeedbackLayer):
+    """What ``nn.Linear`` and classes have in common that compute the same."""
 
-    plain_class = nn.Linear
+    has_equivalents = True
+    weight: Any
+    bias: Any
     feedback: HeldFeedback
+
+    @classmethod
+    def sample_arguments(cls, layer: nn.Module) -> Iterator[tuple[Any, ...]]:
+        yield (random_like(layer, (2, 3, layer.get_parameter("weight").shape[1])),)
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (*, in_features) to (*, out_features)."""
@@ -210,6 +232,12 @@ class FeedbackLinear(FeedbackLayer, nn.Linear):
         if input.is_nested:
             return _map_parts(self.forward, input)
         return functional.linear(input, self.weight, self.feedback, self.bias)
+
+
+class FeedbackLinear(_AnyFeedbackLinear, nn.Linear):
+    """``nn.Linear`` with a feedback weight."""
+
+    plain_class = nn.Linear
 
 
 class FeedbackBilinear(FeedbackLayer, nn.Bilinear):
@@ -226,7 +254,14 @@ class FeedbackBilinear(FeedbackLayer, nn.Bilinear):
 
 
 class _FeedbackAnyConv(FeedbackLayer, nn.modules.conv._ConvNd):
+    has_equivalents = True
     feedback: HeldFeedback
+
+    @classmethod
+    def sample_arguments(cls, layer: nn.Module) -> Iterator[tuple[Any, ...]]:
+        assert isinstance(layer, nn.modules.conv._ConvNd)
+        sizes = [(k - 1) * d + 4 for k, d in zip(layer.kernel_size, layer.dilation, strict=True)]
+        yield (random_like(layer, (2, layer.in_channels, *sizes)),)
 
     @classmethod
     def way_of(cls, layer: nn.Module, feedback: CompressedFeedback) -> str:
@@ -301,6 +336,12 @@ class FeedbackConvTranspose3d(_FeedbackConvTranspose, nn.ConvTranspose3d):
     plain_class = nn.ConvTranspose3d
 
 
+def random_like(layer: nn.Module, shape: tuple[int, ...]) -> Tensor:
+    """A random tensor of a layer's dtype and device."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    return torch.randn(shape, generator=generator, device="cpu").to(next(layer.parameters()))
+
+
 def _map_parts(function: Callable[[Tensor], Tensor], nested: Any) -> Tensor:
     """Apply a function of rows to a nested tensor, whose own operations autograd functions do not know."""
     if nested.layout == torch.jagged:
@@ -312,7 +353,8 @@ def _map_parts(function: Callable[[Tensor], Tensor], nested: Any) -> Tensor:
 
 def feedback_name(weight_name: str) -> str:
     """Name of the feedback weight of a forward weight: ``in_proj_weight`` has ``in_proj_feedback``."""
-    return weight_name.replace("weight", "feedback")
+    name = weight_name.replace("weight", "feedback")
+    return name if name != weight_name else f"{name}_feedback"
 
 
 def previous_name(weight_name: str) -> str:
@@ -335,6 +377,11 @@ def layer_kind(cls: type[nn.Module], *, norms: bool = False) -> type[FeedbackLay
     kinds = (_KINDS.get(base) or _integrated_kind(base) for base in cls.__mro__)
     kind = next((kind for kind in kinds if kind is not None), None)
     return None if kind is not None and kind.is_norm and not norms else kind
+
+
+def known_kind(plain_class: type[nn.Module]) -> type[FeedbackLayer] | None:
+    """The kind that stands for exactly this class."""
+    return _KINDS.get(plain_class)
 
 
 def computes_like(cls: type[nn.Module], kind: type[FeedbackLayer]) -> bool:
@@ -385,7 +432,12 @@ def _empty_layer(plain_class: type[nn.Module]) -> FeedbackLayer:
     return cls.__new__(cls)
 
 
-_INTEGRATIONS = {"transformers": "alignonce.integrations.transformers"}
+_INTEGRATIONS = {
+    "spikingjelly": "alignonce.integrations.spikingjelly",
+    "timm": "alignonce.integrations.timm",
+    "torch_geometric": "alignonce.integrations.torch_geometric",
+    "transformers": "alignonce.integrations.transformers",
+}
 _KINDS: dict[type, type[FeedbackLayer]] = {}
 for _kind in (
     FeedbackLinear,

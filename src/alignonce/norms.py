@@ -10,6 +10,7 @@ the bit, γ is never saved for the backward pass, and nothing about a layer need
 output is linear in its scale.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from alignonce import functional
-from alignonce.layers import FeedbackLayer, register_kind
+from alignonce.layers import FeedbackLayer, random_like, register_kind
 from alignonce.rules import LearningRule
 
 __all__ = ["FeedbackNorm", "FixedScale", "norm_kind"]
@@ -57,8 +58,18 @@ class FeedbackNorm(FeedbackLayer):
     """A norm layer whose error goes back through ``feedback``, a fixed value of its scale ``weight``."""
 
     is_norm = True
+    has_equivalents = True
     weight: nn.Parameter
     feedback: Tensor
+
+    @classmethod
+    def sample_arguments(cls, layer: nn.Module) -> Iterator[tuple[Any, ...]]:
+        """Inputs normalised over their last dimensions, or over the channels of sequences, images, videos."""
+        shape = tuple(layer.get_parameter("weight").shape)
+        for before, after in [
+            ((2, 3), ()), ((2,), (3, 3)), ((2,), (3,)), ((2,), (3, 3, 3)), ((2, 3), (3,)), ((2, 3), (3, 3)),
+        ]:  # fmt: skip
+            yield (random_like(layer, (*before, *shape, *after)),)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Normalise as the plain layer does, whose arguments and shapes these are."""
