@@ -75,7 +75,7 @@ def calls_base_only(cls: type[nn.Module]) -> bool:
         code = inspect.getsource(cls.forward)
     except (OSError, TypeError):  # no file
         return False
-    return "super().forward" in code and not re.search(r"weight|_conv_forward", code)
+    return "super().forward" in code and not re.search(r"\.weight\b|_conv_forward", code)
 
 
 def mismatch(layer: nn.Module, kind: type[FeedbackLayer]) -> str | None:
