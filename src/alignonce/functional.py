@@ -13,6 +13,7 @@ after it carries the error back to the input (:mod:`alignonce.carrying`).
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 from functools import reduce
 from itertools import chain
@@ -325,6 +326,12 @@ def _apply(function: type[torch.autograd.Function], *args: Any) -> Tensor:
     the layer, so that a plain eager call goes to the next class up, which does the work.
     """
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        if torch.compiler.is_exporting():
+            warnings.warn(
+                "torch.export of layers with a learning rule keeps their values, not their backward passes: "
+                "the exported program is for inference, its gradients are not those of the rule",
+                stacklevel=2,
+            )
         return function.apply(*args)
     return super(torch.autograd.Function, function).apply(*args)  # type: ignore[misc]
 

@@ -72,6 +72,18 @@ def jit_save(case: Case) -> None:
     torch.testing.assert_close(loaded(x), model(x))
 
 
+@right(
+    "you export the model by `torch.export`",
+    crossed(_PLAIN),
+    "the program has the values, for inference; a warning says that its gradients are not the rule's",
+)
+def export(case: Case) -> None:
+    model, x = case.model(), case.inputs()
+    with _warned_of("the exported program is for inference, its gradients are not those of the rule"):
+        exported = torch.export.export(model, (x,)).module()
+    torch.testing.assert_close(exported(x), model(x))
+
+
 @refused(
     "you compile the model by `torch.jit.script`",
     crossed(),
@@ -153,6 +165,37 @@ def quantise_plain_again(case: Case) -> None:
     x = case.inputs(torch.float32)
     assert torch.equal(ours(x), theirs(x))
     assert [type(m) for m in ours.modules()] == [type(m) for m in theirs.modules()]
+
+
+class _Adapted(nn.Module):
+    """As LoRA: a layer, and beside it a product of two whose second one starts at zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base, self.lora_A, self.lora_B = nn.Linear(4, 4), nn.Linear(4, 2), nn.Linear(2, 4)
+        nn.init.zeros_(self.lora_B.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + self.lora_B(self.lora_A(x))
+
+
+@refused(
+    "you set a rule on a model with LoRA adapters, whose second layers start at zero",
+    [Case()],
+    message=r"0\.lora_B \(Linear\): its weight is all zero(.|\n)*1\.lora_B(.|\n)*where='!name'",
+    remedy='say `where="!*lora_B"`, or initialise them otherwise',
+)
+def adapters(case: Case) -> None:
+    set_learning_rule(nn.Sequential(_Adapted(), _Adapted()), case.learning_rule)
+
+
+@right('you exclude the adapters that start at zero by `where="!*lora_B"`', [Case()], "the rest is converted")
+def adapters_excluded(case: Case) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(_Adapted(), nn.Tanh(), _Adapted()).double()
+    set_learning_rule(model, case.learning_rule, where="!*lora_B")
+    x = torch.randn(2, 4, dtype=torch.float64)
+    torch.testing.assert_close(flat_gradients(model, model(x).sin().sum()), case.expected(model, x))
 
 
 class _Rows(nn.Module):
