@@ -432,6 +432,11 @@ def test_summary_prints_layers_and_what_was_left_exact() -> None:
         (nn.Sequential(nn.ReLU()), "nothing to convert"),
         (nn.Sequential(nn.Linear(3, 3), nn.RNNBase("GRU", 3, 3)), r"1 \(RNNBase\): a recurrent layer"),
         (nn.Linear(3, 3, device="meta"), "meta device"),
+        (
+            nn.Sequential(nn.Linear(3, 3), nn.Embedding(3, 3), nn.Linear(3, 0)),
+            r"2 \(Linear\): its weight has no",
+        ),
+        (nn.Sequential(nn.Embedding(3, 3)), r"nothing to convert(.|\n)*0 \(Embedding\): embedding"),
         (nn.Linear(3, 3, dtype=torch.complex64), "complex64"),
     ],
 )

@@ -40,7 +40,7 @@ from transformers.models.falcon.modeling_falcon import FalconLinear  # noqa: E40
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm  # noqa: E402
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts  # noqa: E402
 from transformers.models.llama.modeling_llama import LlamaRMSNorm  # noqa: E402
-from transformers.models.llama4.modeling_llama4 import Llama4Router  # noqa: E402
+from transformers.models.llama4.modeling_llama4 import Llama4Router, Llama4TextExperts  # noqa: E402
 from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated  # noqa: E402
 from transformers.models.mixtral.modeling_mixtral import MixtralExperts  # noqa: E402
 from transformers.models.t5.modeling_t5 import T5LayerNorm  # noqa: E402
@@ -347,6 +347,29 @@ def test_experts_carry_the_error_back_through_their_feedback_weights(lies: str, 
         ]
         rows.append(sum(parts))
     theirs = torch.autograd.grad(torch.stack(rows).sin().sum(), targets)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_sorted_experts_carry_the_error_back_through_their_feedback_weights() -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "intermediate_size": 6, "num_local_experts": 3}
+    layer = Llama4TextExperts(transformers.Llama4TextConfig(**sizes)).double()
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    x = torch.randn(6, 8, dtype=torch.float64, requires_grad=True)
+    plain = layer(x)
+    set_learning_rule(layer, SOFT)
+    torch.testing.assert_close(layer(x), plain)
+    ours = torch.autograd.grad(layer(x).sin().sum(), [x, *layer.parameters()])
+
+    def product(x: Tensor, name: str) -> Tensor:
+        carried = torch.bmm(x, getattr(layer, f"{name}_feedback"))
+        return torch.bmm(x.detach(), getattr(layer, name)) + carried - carried.detach()
+
+    gate, up = product(x.view(3, 2, 8), "gate_up_proj").chunk(2, -1)
+    output = product(up * layer.act_fn(gate), "down_proj").view(6, 8)
+    theirs = torch.autograd.grad(output.sin().sum(), [x, *layer.parameters()])
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b)
 

@@ -217,5 +217,5 @@ def _check_plan(plan: ConversionPlan, where: Where, unconvertible: str) -> None:
         raise ValueError(
             "the model has nothing to convert: no Linear, Bilinear, convolution, attention or recurrent layer"
             + ("" if where is None else " among the modules that where= selects")
-            + "".join(f"\n  {module}" for module in plan.refused)
+            + "".join(f"\n  {module}" for module in plan.exact[:10])
         )

@@ -241,6 +241,8 @@ def _refusal(module: nn.Module, norms: str) -> str | None:
     """Why a layer that has forward weights cannot be converted; None if it can or is no such layer."""
     kind = _kind(module, norms)
     origin = type(module).__module__
+    if isinstance(module, torch.jit.ScriptModule) and list(module.parameters(recurse=False)):
+        return "compiled by torch.jit: set the rule on the model that it was made of"
     if origin.startswith(_QUANTISED) and not type(module).__name__.endswith("PackedParams"):
         return "quantised: no gradient goes back through it. Set the rule first, and quantise after training"
     if origin.startswith(_FAKE_QUANTISED):

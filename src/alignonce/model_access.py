@@ -106,7 +106,11 @@ def check_inputs(model: nn.Module, inputs: Inputs | None) -> None:
         return
     args, kwargs = call_arguments(inputs)
     try:
-        inspect.signature(model.forward).bind(*args, **kwargs)
+        signature = inspect.signature(model.forward)
+    except ValueError:  # compiled code, which says itself what it takes
+        return
+    try:
+        signature.bind(*args, **kwargs)
     except TypeError as error:
         call = "model(**inputs)" if kwargs else "model(*inputs)"
         raise TypeError(

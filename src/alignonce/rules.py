@@ -73,6 +73,8 @@ class LearningRule(ABC):
         Returns:
             The reason, to follow the weight's name in a sentence.
         """
+        if not weight.numel():
+            return "has no elements"
         if weight.any():
             return None
         return (

@@ -77,13 +77,49 @@ class _FeedbackExperts(FeedbackLayer):
         return list(zip(weights.unbind(), feedbacks.unbind(), biases, strict=True))
 
 
+class _FeedbackSortedExperts(FeedbackLayer):
+    """Llama 4's experts, all of which get equally many rows: gate and up in one (experts, in, out)."""
+
+    weight_names = ("gate_up_proj", "down_proj")
+    gate_up_proj: Tensor
+    down_proj: Tensor
+    act_fn: Any
+
+    @classmethod
+    def sample_arguments(cls, layer: nn.Module) -> Iterator[tuple[Any, ...]]:
+        """Two rows for each expert."""
+        experts, width, _ = layer.get_parameter("gate_up_proj").shape
+        yield (random_like(layer, (2 * experts, width)),)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Map (experts · n, width), sorted by expert, to the same shape."""
+        if self.exact:
+            return super().forward(hidden_states)
+        ups, downs = (
+            (getattr(self, name).transpose(1, 2).unbind(), self.feedback_of(name).transpose(1, 2).unbind())
+            for name in self.weight_names
+        )
+        outputs = []
+        for rows, *maps in zip(hidden_states.chunk(len(ups[0])), *ups, *downs, strict=True):
+            up_weight, up_feedback, down_weight, down_feedback = maps
+            gate, up = functional.linear(rows, up_weight, up_feedback).chunk(2, dim=-1)
+            outputs.append(functional.linear(up * self.act_fn(gate), down_weight, down_feedback))
+        return torch.cat(outputs)
+
+
 def experts_kind(cls: type[nn.Module]) -> type[FeedbackLayer] | None:
-    """The kind for a class of experts under the contract; None for others."""
+    """The kind for a class of experts under the contract, and for Llama 4's; None for others."""
+    if cls.__name__ == "Llama4TextExperts":
+        return _register(_FeedbackSortedExperts, cls)
     if not (
         cls.__name__.endswith("Experts")
         and hasattr(cls, "_apply_gate")
         and hasattr(cls.forward, "__wrapped__")
     ):
         return None
+    return _register(_FeedbackExperts, cls)
+
+
+def _register(base: type[FeedbackLayer], cls: type[nn.Module]) -> type[FeedbackLayer]:
     members = {"plain_class": cls, "equivalent_to": cls, "__module__": cls.__module__}
-    return register_kind(type(f"Feedback{cls.__name__}", (_FeedbackExperts, cls), members))
+    return register_kind(type(f"Feedback{cls.__name__}", (base, cls), members))
