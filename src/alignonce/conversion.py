@@ -9,12 +9,13 @@ import alignonce.recurrent  # noqa: F401  (both make their kinds of layers known
 from alignonce import direct
 from alignonce.compression import AskedFormat, Compression, check_format
 from alignonce.direct import DirectFeedback
-from alignonce.eligibility import ConversionPlan, Where, is_norm, plan_conversion, weights_in
+from alignonce.eligibility import ConversionPlan, Where, plan_conversion
 from alignonce.formats import Dense, FeedbackFormat
 from alignonce.formats.compressed import HeldFeedback
 from alignonce.layers import FeedbackLayer, feedback_class
 from alignonce.model_access import Inputs, call_arguments, check_inputs, qualified, unwrap
 from alignonce.norms import FixedScale
+from alignonce.refusals import is_norm, weights_in
 from alignonce.rules import Backpropagation, LearningRule, RandomFeedback, SoftAlignment
 from alignonce.summary import FeedbackRow, RuleSummary
 
