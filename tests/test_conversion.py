@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,9 +11,23 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from alignonce import (
+    FP8,
     Backpropagation,
+    DirectFeedback,
+    FeedbackFormat,
+    Int4,
+    Int8,
+    KolenPollack,
+    LearningRule,
+    LowRank,
+    PeriodicAlignment,
     RandomFeedback,
+    SemiStructured,
+    Sign,
+    SignSymmetry,
     SoftAlignment,
+    Sparse,
+    WeightMirror,
     alignment,
     exact_gradients,
     feedback_weights,
@@ -417,6 +432,7 @@ def test_summary_prints_layers_and_what_was_left_exact() -> None:
         (nn.Sequential(nn.ReLU()), "nothing to convert"),
         (nn.Sequential(nn.Linear(3, 3), nn.RNNBase("GRU", 3, 3)), r"1 \(RNNBase\): a recurrent layer"),
         (nn.Linear(3, 3, device="meta"), "meta device"),
+        (nn.Sequential(nn.Embedding(3, 3)), r"nothing to convert(.|\n)*0 \(Embedding\): embedding"),
         (nn.Linear(3, 3, dtype=torch.complex64), "complex64"),
     ],
 )
@@ -436,10 +452,229 @@ def test_bad_arguments_get_one_clear_error() -> None:
         set_learning_rule(mlp(), SOFT, where="nowhere")
 
 
-@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
-def test_weights_without_a_direction_are_refused_by_name_and_nothing_changes(value: float) -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("unconvertible", ["raise", "exact"])
+def test_weights_that_are_not_finite_are_all_named_and_nothing_changes(
+    value: float, unconvertible: str
+) -> None:
+    model = nn.Sequential(mlp(), nn.LSTM(3, 3))
+    nn.init.constant_(model[0][2].weight, value)
+    nn.init.constant_(model[1].weight_hh_l0, value)
+    with pytest.raises(ValueError, match=r"NaN or infinite values: 0\.2, 1\.weight_hh_l0\. The model"):
+        set_learning_rule(model, SOFT, unconvertible=unconvertible)
+    assert type(model[0][0]) is nn.Linear
+    set_learning_rule(model, SOFT, where=["!0.2", "!1"])
+    assert list(alignment(model)) == ["0.0", "0.4"]
+
+
+ZERO_LAYERS = {
+    "linear": lambda: nn.Linear(3, 3),
+    "conv": lambda: nn.Conv2d(2, 2, 3),
+    "transposed": lambda: nn.ConvTranspose1d(2, 2, 3),
+    "bilinear": lambda: nn.Bilinear(2, 2, 2),
+    "attention": lambda: nn.MultiheadAttention(4, 2),
+    "lstm": lambda: nn.LSTM(2, 2),
+    "cell": lambda: nn.GRUCell(2, 2),
+}
+
+
+@pytest.mark.parametrize("rule", [SOFT, RandomFeedback(), SignSymmetry(), KolenPollack(), WeightMirror()])
+def test_weights_of_zero_are_all_named_and_can_be_left_exact(rule: LearningRule) -> None:
+    model = nn.ModuleDict({name: make() for name, make in ZERO_LAYERS.items()} | {"body": nn.Linear(3, 3)})
+    for name, parameter in model.named_parameters():
+        if not name.startswith("body"):
+            nn.init.zeros_(parameter)
+    with pytest.raises(ValueError, match="cannot be converted") as error:
+        set_learning_rule(model, rule)
+    for name in ZERO_LAYERS:
+        assert f"  {name} (" in str(error.value)
+    assert "its weight is all zero" in str(error.value)
+    assert "its in_proj_weight is all zero" in str(error.value)
+    assert type(model["body"]) is nn.Linear
+    summary = set_learning_rule(model, rule, unconvertible="exact")
+    assert [row.name for row in summary.rows] == ["body"]
+    assert {e.name for e in summary.exact} == {*ZERO_LAYERS, "attention.out_proj"}
+    assert type(model["attention"]) is nn.MultiheadAttention
+
+
+def test_a_weight_of_one_element_is_refused_where_its_cosine_cannot_be_had() -> None:
+    model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 3), nn.Conv1d(1, 1, 1))
+    for rule in (SOFT, PeriodicAlignment(cosine=0.5), KolenPollack(start=SOFT)):
+        with pytest.raises(ValueError, match=r"0 \(Linear\): its weight has one element(.|\n)*2 \(Conv1d\)"):
+            set_learning_rule(model, rule)
+    set_learning_rule(model, SOFT, unconvertible="exact")
+    assert list(alignment(model)) == ["1"]
+    set_learning_rule(model, SoftAlignment(1.0))
+    assert list(alignment(model)) == ["0", "1", "2"]
+
+
+def test_a_weight_without_elements_is_refused_by_name() -> None:
     model = mlp()
-    nn.init.constant_(model[2].weight, value)
-    with pytest.raises(ValueError, match="the forward weight '2'"):
+    model[2].weight = nn.Parameter(torch.empty(0, 7))
+    with pytest.raises(ValueError, match=r"2 \(Linear\): its weight has no elements"):
+        set_learning_rule(model, RandomFeedback())
+
+
+def test_a_converted_layer_that_is_refused_later_becomes_plain() -> None:
+    model = mlp()
+    set_learning_rule(model, SOFT)
+    nn.init.zeros_(model[2].weight)
+    with pytest.raises(ValueError, match=r"2 \(Linear\): its weight is all zero"):
+        set_learning_rule(model, RandomFeedback())
+    assert model[2].learning_rule == SOFT
+    set_learning_rule(model, RandomFeedback(), unconvertible="exact")
+    assert type(model[2]) is nn.Linear
+    assert "2.feedback" not in model.state_dict()
+
+
+def test_output_projection_of_zero_leaves_the_attention_converted() -> None:
+    model = nn.MultiheadAttention(4, 2)
+    nn.init.zeros_(model.out_proj.weight)
+    summary = set_learning_rule(model, SOFT, unconvertible="exact")
+    assert [row.name for row in summary.rows] == ["in_proj_weight"]
+    assert [e.name for e in summary.exact] == ["out_proj"]
+
+
+def test_a_refused_rule_leaves_direct_feedback_in_place() -> None:
+    model = mlp()
+    set_learning_rule(model, DirectFeedback(), inputs=torch.randn(4, 5))
+    before = list(model.state_dict())
+    nn.init.zeros_(model[2].weight)
+    with pytest.raises(ValueError, match="all zero"):
         set_learning_rule(model, SOFT)
-    assert type(model[0]) is nn.Linear
+    assert list(model.state_dict()) == before
+
+
+def test_where_can_say_all_but() -> None:
+    model = nn.ModuleDict({"a": mlp(), "b": mlp(), "head": nn.Linear(3, 2)})
+    for where, expected in [
+        ("!head", ["a.0", "a.2", "a.4", "b.0", "b.2", "b.4"]),
+        (["*", "!head", "!b"], ["a.0", "a.2", "a.4"]),
+        (["!*.0", "a"], ["a.2", "a.4"]),
+    ]:
+        set_learning_rule(model, Backpropagation())
+        set_learning_rule(model, SOFT, where=where)
+        assert list(alignment(model)) == expected
+    with pytest.raises(ValueError, match="'nowhere' fits no module"):
+        set_learning_rule(model, SOFT, where="!nowhere")
+
+
+@pytest.mark.parametrize("where", [3, [nn.Linear], [0, 1]])
+def test_where_of_another_type_says_what_it_takes(where: object) -> None:
+    with pytest.raises(TypeError, match="where must be a name or glob of modules, a list of such"):
+        set_learning_rule(mlp(), SOFT, where=where)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [SOFT, RandomFeedback(), SignSymmetry("batch"), PeriodicAlignment(), KolenPollack(), WeightMirror()],
+)
+def test_another_default_device_changes_nothing(rule: LearningRule) -> None:
+    model = mlp()
+    twin = copy.deepcopy(model)
+    set_learning_rule(model, rule)
+    with torch.device("meta"):
+        set_learning_rule(twin, rule, inputs=torch.ones(4, 5, device="cpu"))
+    for (_, _, ours), (_, _, theirs) in zip(feedback_weights(twin), feedback_weights(model), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("format", [LowRank(0.5), LowRank(0.5, dtype=torch.bfloat16), Int8(), Int4(), Sign(),
+                                    Sparse(), SemiStructured(), FP8()], ids=str)  # fmt: skip
+def test_another_default_device_changes_no_format(format: FeedbackFormat) -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Conv2d(4, 4, 3))
+    twin = copy.deepcopy(model)
+    set_learning_rule(model, SOFT, format=format)
+    with torch.device("meta"):
+        set_learning_rule(twin, SOFT, format=format)
+    for (_, _, ours), (_, _, theirs) in zip(feedback_weights(twin), feedback_weights(model), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_conversion_within_inference_mode_gives_a_model_that_learns() -> None:
+    model = mlp()
+    twin = copy.deepcopy(model)
+    set_learning_rule(twin, SOFT, norms="fixed")
+    with torch.inference_mode():
+        set_learning_rule(model, SOFT, norms="fixed")
+        born = nn.Linear(3, 3)
+    x = torch.randn(4, 5)
+    for ours, theirs in zip(gradients(model, x), gradients(twin, x), strict=True):
+        assert torch.equal(ours, theirs)
+    with pytest.raises(ValueError, match=r"made inside torch\.inference_mode"):
+        set_learning_rule(born, SOFT)
+
+
+def test_summary_says_what_share_of_the_weights_is_converted() -> None:
+    model = nn.ModuleDict({
+        "emb": nn.Embedding(10, 4),
+        "body": nn.Linear(4, 4),
+        "norm": nn.LayerNorm(4),
+        "own": Own(),
+        "head": nn.Linear(4, 10, bias=False),
+    })  # fmt: skip
+    summary = set_learning_rule(model, SOFT, where="!head")
+    assert (summary.converted_weights, summary.all_weights) == (16, 16 + 4 + 6 + 40)
+    assert "converted: 24.2% of 66 weights" in str(summary)
+    assert set_learning_rule(model, SOFT, norms="fixed").converted_weights == 16 + 4 + 40
+    model["head"].weight = model["emb"].weight  # an embedding that is a head too counts once
+    assert set_learning_rule(model, SOFT).all_weights == 66
+    assert set_learning_rule(model, Backpropagation()).converted_share == 0
+
+
+class Own(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(2, 3))
+        self.bias = nn.Parameter(torch.randn(3))
+
+
+class Reader(nn.Module):
+    """Calls one layer, reads the weight of another, and leaves a third alone."""
+
+    def __init__(self, make: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.called, self.read, self.idle = make(), make(), make()
+        self.table = nn.Embedding(6, 4)
+        self.tied = nn.Linear(4, 6, bias=False)
+        self.tied.weight = self.table.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.table(torch.zeros(1, dtype=torch.long)).sum()
+        first = next(p for n, p in self.read.named_parameters() if "weight" in n)
+        return self.called.forward(x) * first.sum()  # past the hooks, but not past the layer's own code
+
+
+READ_LAYERS = [
+    (lambda: nn.Linear(4, 4), (2, 4)),
+    (lambda: nn.Conv2d(2, 2, 3), (2, 2, 4, 4)),
+    (lambda: nn.ConvTranspose1d(2, 2, 3), (2, 2, 4)),
+    (lambda: nn.RNNCell(4, 4), (2, 4)),
+]
+
+
+@pytest.mark.parametrize(("make", "shape"), READ_LAYERS)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_inputs_show_which_layers_a_model_reads_without_calling_them(
+    make: Callable[[], nn.Module], shape: tuple[int, ...], frozen: bool
+) -> None:
+    model = Reader(make).requires_grad_(not frozen)
+    before = [(set(vars(m)), type(m)) for m in model.modules()]
+    x = torch.randn(shape)
+    with pytest.raises(ValueError, match=r"read \(\w+\): its weight is read by another module, past its own"):
+        set_learning_rule(model, SOFT, inputs=x)
+    assert [(set(vars(m)), type(m)) for m in model.modules()] == before
+    assert all(p.requires_grad is not frozen and p.grad is None for p in model.parameters())
+    summary = set_learning_rule(model, SOFT, inputs=x, unconvertible="exact")
+    assert {row.name.partition(".")[0] for row in summary.rows} == {"called", "idle", "tied"}
+    assert summary.idle == ("idle", "tied")
+    assert (
+        "did not run on inputs, so that their feedback weights are used only if they do: idle, tied"
+        in str(summary)
+    )
+
+
+def test_a_run_calls_the_output_projection_of_attention() -> None:
+    model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    for _ in range(2):  # plain, then with a rule
+        assert set_learning_rule(model, SOFT, inputs=torch.randn(2, 3, 8)).idle == ()

@@ -131,7 +131,7 @@ def test_weight_of_one_element_has_only_the_cosines_one_and_minus_one() -> None:
     model = nn.Sequential(nn.Linear(1, 1))
     set_learning_rule(model, SoftAlignment(-1.0))
     set_learning_rule(model, RandomFeedback())
-    with pytest.raises(ValueError, match="'0' has one element"):
+    with pytest.raises(ValueError, match=r"0 \(Linear\): its weight has one element"):
         set_learning_rule(model, SoftAlignment(0.5))
 
 

@@ -15,8 +15,13 @@ from torch import Tensor, nn
 
 from alignonce import (
     Backpropagation,
+    Dense,
     DirectFeedback,
+    FeedbackFormat,
+    Int8,
+    KolenPollack,
     LearningRule,
+    LowRank,
     RandomFeedback,
     SoftAlignment,
     audit_weight_transport,
@@ -28,12 +33,20 @@ from alignonce.layers import FeedbackLayer, layer_kind
 from matrix import RULES
 
 transformers = pytest.importorskip("transformers")
+safetensors = pytest.importorskip("safetensors.torch")
 
 from transformers.models.convnext.modeling_convnext import ConvNextLayerNorm  # noqa: E402
+from transformers.models.falcon.modeling_falcon import FalconLinear  # noqa: E402
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm  # noqa: E402
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts  # noqa: E402
 from transformers.models.llama.modeling_llama import LlamaRMSNorm  # noqa: E402
+from transformers.models.llama4.modeling_llama4 import Llama4Router, Llama4TextExperts  # noqa: E402
 from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated  # noqa: E402
+from transformers.models.mixtral.modeling_mixtral import MixtralExperts  # noqa: E402
 from transformers.models.t5.modeling_t5 import T5LayerNorm  # noqa: E402
+from transformers.models.voxtral_realtime.modeling_voxtral_realtime import (  # noqa: E402
+    VoxtralRealtimeCausalConv1d,
+)
 from transformers.pytorch_utils import Conv1D  # noqa: E402
 
 SOFT = SoftAlignment(cosine=0.5, seed=2)
@@ -278,27 +291,143 @@ def test_norms_of_the_package_carry_the_error_back_through_their_fixed_scale(mak
     )
 
 
-def test_mixture_of_experts_names_its_router_and_experts() -> None:
+def test_mixture_of_experts_converts_its_experts_and_names_its_router() -> None:
     model = seeded(mixtral)
     summary = set_learning_rule(model, SOFT, norms="fixed")
     left = {e.name for e in summary.exact if e.reason.startswith("own parameters")}
-    assert left == {f"model.layers.{i}.mlp.{part}" for i in (0, 1) for part in ("gate", "experts")}
+    assert left == {f"model.layers.{i}.mlp.gate" for i in (0, 1)}
+    assert summary.converted_share > 0.95
     report = audit_weight_transport(model, batch(model), loss)
     assert {row.module for row in report.culprits} == left
 
 
-def test_state_space_model_names_its_mixer_and_the_audit_what_its_kernels_read() -> None:
-    model = seeded(mamba)
-    summary = set_learning_rule(model, SOFT, norms="fixed")
-    assert [e.name for e in summary.exact if e.kind == "MambaMixer"] == [
-        "backbone.layers.0.mixer",
-        "backbone.layers.1.mixer",
+def experts_config(**settings: Any) -> Any:
+    return transformers.MixtralConfig(
+        **GROUPED, num_local_experts=4, num_experts_per_tok=2, experts_implementation="eager", **settings
+    )
+
+
+@pytest.mark.parametrize("lies", ["(out, in)", "(in, out), with bias"])
+@pytest.mark.parametrize("rule", [SOFT, KolenPollack()], ids=str)
+def test_experts_carry_the_error_back_through_their_feedback_weights(lies: str, rule: LearningRule) -> None:
+    torch.manual_seed(0)
+    if lies == "(out, in)":
+        layer: Any = MixtralExperts(experts_config())
+    else:
+        sizes = {"vocab_size": WORDS, "hidden_size": 16, "intermediate_size": 12, "num_local_experts": 4}
+        layer = GptOssExperts(transformers.GptOssConfig(**sizes, experts_implementation="eager"))
+    layer.double()
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    states = torch.randn(5, 16, dtype=torch.float64, requires_grad=True)
+    shares = torch.rand(5, 2, dtype=torch.float64, requires_grad=True)
+    chosen = torch.tensor([[0, 2], [2, 3], [0, 3], [3, 2], [2, 0]])  # the second expert is never asked
+    plain = layer(states, chosen, shares)
+    set_learning_rule(layer, rule)
+    output = layer(states, chosen, shares)
+    torch.testing.assert_close(output, plain)
+    targets = [states, shares, *layer.parameters()]
+    ours = torch.autograd.grad(output.sin().sum(), targets)
+
+    def linear(x: Tensor, name: str, expert: int) -> Tensor:
+        weight, b = getattr(layer, name)[expert], getattr(layer, f"{name}_feedback")[expert]
+        if layer.is_transposed:
+            weight, b = weight.t(), b.t()
+        # B carries the error: the value is that of W, and the gradient of x that of B
+        carried = x @ b.t()
+        value = F.linear(x.detach(), weight) + carried - carried.detach()
+        return value + getattr(layer, f"{name}_bias")[expert] if layer.has_bias else value
+
+    rows = []
+    for token in range(5):
+        parts = [
+            shares[token, k]
+            * linear(layer._apply_gate(linear(states[token], "gate_up_proj", e)), "down_proj", e)
+            for k, e in enumerate(chosen[token].tolist())
+        ]
+        rows.append(sum(parts))
+    theirs = torch.autograd.grad(torch.stack(rows).sin().sum(), targets)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_sorted_experts_carry_the_error_back_through_their_feedback_weights() -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "intermediate_size": 6, "num_local_experts": 3}
+    layer = Llama4TextExperts(transformers.Llama4TextConfig(**sizes)).double()
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    x = torch.randn(6, 8, dtype=torch.float64, requires_grad=True)
+    plain = layer(x)
+    set_learning_rule(layer, SOFT)
+    torch.testing.assert_close(layer(x), plain)
+    ours = torch.autograd.grad(layer(x).sin().sum(), [x, *layer.parameters()])
+
+    def product(x: Tensor, name: str) -> Tensor:
+        carried = torch.bmm(x, getattr(layer, f"{name}_feedback"))
+        return torch.bmm(x.detach(), getattr(layer, name)) + carried - carried.detach()
+
+    gate, up = product(x.view(3, 2, 8), "gate_up_proj").chunk(2, -1)
+    output = product(up * layer.act_fn(gate), "down_proj").view(6, 8)
+    theirs = torch.autograd.grad(output.sin().sum(), [x, *layer.parameters()])
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_experts_can_be_compressed_and_saved_and_go_back() -> None:
+    model = seeded(mixtral)
+    keys = list(model.state_dict())
+    summary = set_learning_rule(model, SOFT, format=Int8())
+    assert sum("experts" in row.name for row in summary.rows) == 4
+    loss(model(**batch(model))).backward()
+    twin = pickle.loads(pickle.dumps(model))
+    assert torch.equal(twin(**batch(model)).logits, model(**batch(model)).logits)
+    set_learning_rule(model, Backpropagation())
+    assert list(model.state_dict()) == keys
+
+
+def test_equivalents_of_plain_layers_are_known() -> None:
+    router_config = transformers.Llama4TextConfig(hidden_size=8, num_local_experts=4)
+    model = nn.ModuleDict({
+        "falcon": FalconLinear(8, 8),
+        "causal": VoxtralRealtimeCausalConv1d(4, 4, cache_key="causal", kernel_size=3),
+        "router": Llama4Router(router_config),
+    })  # fmt: skip
+    plain = copy.deepcopy(model)
+    summary = set_learning_rule(model, SOFT)
+    assert [row.kind for row in summary.rows] == [
+        "FalconLinear",
+        "VoxtralRealtimeCausalConv1d",
+        "Llama4Router",
     ]
+    assert summary.converted_share == 1
+    inputs = {"falcon": torch.randn(2, 8), "causal": torch.randn(2, 4, 9), "router": torch.randn(5, 8)}
+    for name, x in inputs.items():
+        x.requires_grad_()
+        ours, theirs = (y[1] if isinstance(y, tuple) else y for y in (model[name](x), plain[name](x)))
+        torch.testing.assert_close(ours, theirs)
+        (through_b,) = torch.autograd.grad(ours.sum(), x)
+        with torch.no_grad():
+            plain[name].weight.copy_(model[name].feedback)
+        theirs = plain[name](x)
+        (through_copy,) = torch.autograd.grad((theirs[1] if isinstance(theirs, tuple) else theirs).sum(), x)
+        torch.testing.assert_close(through_b, through_copy)
+
+
+@pytest.mark.parametrize("with_inputs", [False, True])
+def test_state_space_model_names_what_its_kernels_read_and_so_does_the_audit(with_inputs: bool) -> None:
+    model = seeded(mamba)
+    inputs = batch(model) if with_inputs else None
+    summary = set_learning_rule(model, SOFT, norms="fixed", inputs=inputs)
+    mixers = [f"backbone.layers.{i}.mixer" for i in (0, 1)]
+    assert [e.name for e in summary.exact if e.kind == "MambaMixer"] == mixers
+    read = {
+        e.name for e in summary.exact if e.reason == "its weight is read by MambaMixer, past its own forward"
+    }
+    assert read == {f"{mixer}.{layer}" for mixer in mixers for layer in ("conv1d", "dt_proj")}
+    assert summary.idle == ()
     report = audit_weight_transport(model, batch(model), loss)
-    culprits = {f"{row.module}.{row.parameter}" for row in report.culprits}
-    # its kernels read the weights of these two layers past the layers' own forward
-    read = ("A_log", "D", "conv1d.weight", "dt_proj.weight")
-    assert culprits == {f"backbone.layers.{i}.mixer.{name}" for i in (0, 1) for name in read}
+    assert {row.module for row in report.culprits} == read | set(mixers)
 
 
 def test_gradient_checkpointing_gives_the_same_gradients() -> None:
@@ -421,3 +550,30 @@ def test_a_vit_is_free_of_transport_under_every_rule_that_copies_nothing(rule: L
     inputs = batch(model) if isinstance(rule, DirectFeedback) else None
     set_learning_rule(model, rule, norms="fixed", inputs=inputs)
     assert audit_weight_transport(model, batch(model), loss).free_of_transport
+
+
+class TwoTied(transformers.PreTrainedModel):
+    config_class = transformers.PretrainedConfig
+    _tied_weights_keys = {"second.weight": "first.weight"}  # noqa: RUF012
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.post_init()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x).sin())
+
+
+@pytest.mark.parametrize("format", [Dense(), Int8(), LowRank(0.5)], ids=str)
+def test_a_model_with_tied_layers_is_saved_with_one_feedback_weight(tmp_path, format: FeedbackFormat) -> None:
+    model = TwoTied(transformers.PretrainedConfig(tie_word_embeddings=True))
+    model.second.weight = model.first.weight
+    set_learning_rule(model, SOFT, format=format)
+    model.save_pretrained(tmp_path)
+    saved = safetensors.load_file(tmp_path / "model.safetensors")
+    state = model.state_dict()
+    assert len([key for key in saved if "feedback" in key]) == len([k for k in state if "feedback" in k]) / 2
+    assert all(torch.equal(value, state[key]) for key, value in saved.items())
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), model.double()):
+        assert twin.second.feedback is twin.first.feedback

@@ -7,6 +7,7 @@ from alignonce.audit import TransportReport, audit_weight_transport
 from alignonce.checkpoints import load_feedback, plain_state_dict, save_feedback
 from alignonce.conversion import set_learning_rule
 from alignonce.direct import DirectFeedback
+from alignonce.equivalents import register_equivalent
 from alignonce.evolution import evolve, evolve_after
 from alignonce.evolving_rules import KolenPollack, PeriodicAlignment, SignSymmetry, WeightMirror
 from alignonce.formats import FP8, Dense, FeedbackFormat, Int4, Int8, LowRank, SemiStructured, Sign, Sparse
@@ -50,6 +51,7 @@ __all__ = [
     "load_feedback",
     "plain_state_dict",
     "pretrain_on_noise",
+    "register_equivalent",
     "save_feedback",
     "set_learning_rule",
 ]

@@ -18,7 +18,7 @@ from alignonce import direct
 from alignonce.conversion import set_learning_rule
 from alignonce.formats.base import gathered
 from alignonce.formats.compressed import CompressedFeedback, HeldFeedback
-from alignonce.layers import FeedbackLayer, feedback_name, layer_kind, previous_name
+from alignonce.layers import FeedbackLayer, feedback_name, layer_kind
 from alignonce.model_access import Inputs, unwrap
 from alignonce.rule_descriptions import described, rebuilt
 from alignonce.rules import Backpropagation, LearningRule
@@ -252,7 +252,7 @@ def _attributes_of_the_rule(module: nn.Module) -> list[str]:
     added = [name for name in module._buffers if name.startswith(_DIRECT)]
     if isinstance(module, FeedbackLayer):
         for weight_name in module.present_names(module):
-            added += [feedback_name(weight_name), previous_name(weight_name)]
+            added.append(feedback_name(weight_name))
     return added
 
 

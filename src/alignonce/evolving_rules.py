@@ -110,6 +110,10 @@ class PeriodicAlignment(EvolvingRule):
         cosine = dict(self.cosine) if isinstance(self.cosine, Mapping) else self.cosine
         return type(self), (self.every, cosine, self.seed)
 
+    def refusal(self, weight: Tensor, name: str, depth: int) -> str | None:
+        """As the rule that B starts with."""
+        return self._start.refusal(weight, name, depth)
+
     def _feedback(self, w: Tensor, name: str, depth: int) -> Tensor:
         return self._start._feedback(w, name, depth)
 
@@ -235,6 +239,10 @@ class KolenPollack(EvolvingRule):
             _keep_whole(self, steps=1)
         _check_start(self.start)
 
+    def refusal(self, weight: Tensor, name: str, depth: int) -> str | None:
+        """As the rule that B starts with."""
+        return self.start.refusal(weight, name, depth)
+
     def _feedback(self, w: Tensor, name: str, depth: int) -> Tensor:
         return self.start._feedback(w, name, depth)
 
@@ -285,6 +293,10 @@ class WeightMirror(EvolvingRule):
         if not 0 < self.rate <= 1:
             raise ValueError(f"rate must be in (0, 1], got {self.rate}")
         _check_start(self.start)
+
+    def refusal(self, weight: Tensor, name: str, depth: int) -> str | None:
+        """As the rule that B starts with."""
+        return self.start.refusal(weight, name, depth)
 
     def _feedback(self, w: Tensor, name: str, depth: int) -> Tensor:
         return self.start._feedback(w, name, depth)

@@ -10,6 +10,7 @@ B has the shape and device of W and never receives a gradient. It is a tensor of
 (:mod:`alignonce.formats`). The functions of autograd that do so are in :mod:`alignonce.carrying`.
 """
 
+import warnings
 from collections.abc import Sequence
 from functools import reduce
 from itertools import chain
@@ -212,6 +213,12 @@ def apply(function: type[torch.autograd.Function], *args: Any) -> Tensor:
     the layer, so that a plain eager call goes to the next class up, which does the work.
     """
     if is_compiling():
+        if torch.compiler.is_exporting():
+            warnings.warn(
+                "torch.export of layers with a learning rule keeps their values, not their backward passes: "
+                "the exported program is for inference, its gradients are not those of the rule",
+                stacklevel=2,
+            )
         return function.apply(*args)
     if forward_ad._current_level >= 0:
         return with_jvp(function).apply(*args)
@@ -248,8 +255,9 @@ def _promote(*tensors: Tensor | None) -> tuple[Any, ...]:
 def _check_feedback(weight: Tensor, feedback: Feedback) -> None:
     if feedback.shape != weight.shape:
         raise ValueError(
-            f"feedback must have the shape of weight, {tuple(weight.shape)}, got {tuple(feedback.shape)}: "
-            "after a layer was resized, or its weight replaced, call set_learning_rule again"
+            f"feedback must have the shape of weight, {tuple(weight.shape)}, got {tuple(feedback.shape)}. If "
+            "the weight was resized or replaced after the learning rule was set (resize_token_embeddings), "
+            "call set_learning_rule again"
         )
 
 

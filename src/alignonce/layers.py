@@ -6,6 +6,7 @@ every reference to the layer stay as they are.
 """
 
 import importlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -40,8 +41,8 @@ class FeedbackLayer(Switch, nn.Module):
     """A layer with a feedback weight (a buffer) for each of its forward weights.
 
     The forward weight ``weight`` has the feedback weight ``feedback``; in general the word "weight" in a
-    parameter's name becomes "feedback". A compressed one is a module of that name, with several buffers.
-    Made by :func:`alignonce.set_learning_rule`, not by hand.
+    parameter's name becomes "feedback", or "_feedback" is added. A compressed one is a module of that name,
+    with several buffers. Made by :func:`alignonce.set_learning_rule`, not by hand.
     """
 
     plain_class: ClassVar[type[nn.Module]]
@@ -52,6 +53,10 @@ class FeedbackLayer(Switch, nn.Module):
     """Methods that decide the forward value: a subclass with its own ones is another layer."""
     is_norm: ClassVar[bool] = False
     """Whether it is a norm layer: converted on request only, its scale being no forward weight."""
+    has_equivalents: ClassVar[bool] = False
+    """Whether other classes can be registered to compute the same."""
+    equivalent_to: ClassVar[type[nn.Module] | None] = None
+    """The class whose equivalent this one was registered to be, as conversion checks."""
 
     learning_rule: "LearningRule"
 
@@ -66,14 +71,42 @@ class FeedbackLayer(Switch, nn.Module):
         return [name for name in cls.weight_names_of(layer) if layer._parameters.get(name) is not None]
 
     @classmethod
+    def sample_arguments(cls, layer: nn.Module) -> Iterator[tuple[Any, ...]]:
+        """Arguments to check an equivalent with, of which the first counts that the layer takes."""
+        raise NotImplementedError
+
+    @classmethod
     def way_of(cls, layer: nn.Module, feedback: CompressedFeedback) -> str:
         """How a layer of this kind will multiply by a compressed feedback weight, for a table."""
         return feedback.format.way(feedback.tensors[0].device)
+
+    @property
+    def qconfig(self) -> Any:
+        """What ``torch.ao.quantization`` sets on each module that it may replace."""
+        if "qconfig" not in vars(self):
+            raise AttributeError("qconfig")
+        return vars(self)["qconfig"]
+
+    @qconfig.setter
+    def qconfig(self, value: Any) -> None:
+        vars(self)["qconfig"] = value
+        warnings.warn(
+            "torch.ao.quantization goes by exact classes and passes over layers with a learning rule. To "
+            "have them quantised, call set_learning_rule(model, Backpropagation()) first.",
+            stacklevel=2,
+        )
+
+    @qconfig.deleter
+    def qconfig(self) -> None:
+        del vars(self)["qconfig"]
 
     def start_feedback(self, rule: "LearningRule", feedback: Mapping[str, HeldFeedback]) -> None:
         """Hold new feedback weights, by the names of their forward weights."""
         self.learning_rule = rule
         self.exact = False
+        # To torch.fx PyTorch's layers are one operation; in others it looks for operations, of which those
+        # with feedback weights are none. Only the instance says so, since pickle goes by the class.
+        vars(self)["__module__"] = "torch.nn"
         for name, value in feedback.items():
             attribute = feedback_name(name)
             if hasattr(self, attribute):
@@ -107,6 +140,7 @@ class FeedbackLayer(Switch, nn.Module):
         del self.learning_rule
         for name in ("exact", "spans"):
             vars(self).pop(name, None)
+        vars(self).pop("__module__", None)
         cls = type(self)
         plain: type[nn.Module] = cls.plain_class
         if is_parametrized(self):
@@ -149,6 +183,13 @@ class FeedbackLayer(Switch, nn.Module):
             self.begin_evolution()  # swapped, or new parameters, which PyTorch can be asked for
         return self
 
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name in map(feedback_name, self.present_names(self)):
+            # Layers of other libraries (PyTorch Geometric) name what they save, buffers not among it.
+            if (buffer := self._buffers.get(name)) is not None and prefix + name not in destination:
+                destination[prefix + name] = buffer
+
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, local_metadata: Any, strict: bool,
         missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
@@ -164,6 +205,27 @@ class FeedbackLayer(Switch, nn.Module):
             elif has_weight:
                 keep_without([prefix + feedback_name(name)], missing_keys)
 
+    def _slow_forward(self, *args: Any, **kwargs: Any) -> Any:
+        # nn.Module calls it in place of forward within torch.jit.trace.
+        if not self.exact:
+            warnings.warn(
+                "torch.jit.trace of layers with a learning rule: the traced model learns by the rule, and "
+                "cannot be saved. To save one, trace it within exact_gradients(model).",
+                stacklevel=2,
+            )
+        return super()._slow_forward(*args, **kwargs)
+
+    @property
+    def _tied_weights_keys(self) -> dict[str, str]:
+        """For ``save_pretrained`` of transformers: buffers that may share memory; one of them is saved."""
+        return {feedback_name(name): name for name in self.present_names(self)}
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise RuntimeError(
+            "torch.jit.script cannot compile layers with a learning rule: call "
+            "set_learning_rule(model, Backpropagation()) first"
+        )
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.begin_evolution()
@@ -173,17 +235,31 @@ class FeedbackLayer(Switch, nn.Module):
         return _empty_layer, (type(self).plain_class,), self.__getstate__()
 
 
-class FeedbackLinear(FeedbackLayer, nn.Linear):
-    """``nn.Linear`` with a feedback weight."""
+class _AnyFeedbackLinear(FeedbackLayer):
+    """What ``nn.Linear`` and classes have in common that compute the same."""
 
-    plain_class = nn.Linear
+    has_equivalents = True
+    weight: Any
+    bias: Any
     feedback: HeldFeedback
+
+    @classmethod
+    def sample_arguments(cls, layer: nn.Module) -> Iterator[tuple[Any, ...]]:
+        yield (random_like(layer, (2, 3, layer.get_parameter("weight").shape[1])),)
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (*, in_features) to (*, out_features)."""
         if runs_exactly(self):
             return super().forward(input)
+        if input.is_nested:
+            return _map_parts(self.forward, input)
         return functional.linear(input, self.weight, self.feedback, self.bias)
+
+
+class FeedbackLinear(_AnyFeedbackLinear, nn.Linear):
+    """``nn.Linear`` with a feedback weight."""
+
+    plain_class = nn.Linear
 
 
 class FeedbackBilinear(FeedbackLayer, nn.Bilinear):
@@ -200,7 +276,14 @@ class FeedbackBilinear(FeedbackLayer, nn.Bilinear):
 
 
 class _FeedbackAnyConv(FeedbackLayer, nn.modules.conv._ConvNd):
+    has_equivalents = True
     feedback: HeldFeedback
+
+    @classmethod
+    def sample_arguments(cls, layer: nn.Module) -> Iterator[tuple[Any, ...]]:
+        assert isinstance(layer, nn.modules.conv._ConvNd)
+        sizes = [(k - 1) * d + 4 for k, d in zip(layer.kernel_size, layer.dilation, strict=True)]
+        yield (random_like(layer, (2, layer.in_channels, *sizes)),)
 
     @classmethod
     def way_of(cls, layer: nn.Module, feedback: CompressedFeedback) -> str:
@@ -275,9 +358,25 @@ class FeedbackConvTranspose3d(_FeedbackConvTranspose, nn.ConvTranspose3d):
     plain_class = nn.ConvTranspose3d
 
 
+def random_like(layer: nn.Module, shape: tuple[int, ...]) -> Tensor:
+    """A random tensor of a layer's dtype and device."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    return torch.randn(shape, generator=generator, device="cpu").to(next(layer.parameters()))
+
+
+def _map_parts(function: Callable[[Tensor], Tensor], nested: Any) -> Tensor:
+    """Apply a function of rows to a nested tensor, whose own operations autograd functions do not know."""
+    if nested.layout == torch.jagged:
+        return torch.nested.nested_tensor_from_jagged(
+            function(nested.values()), nested.offsets(), nested.lengths()
+        )
+    return torch.nested.as_nested_tensor([function(part) for part in nested.unbind()])
+
+
 def feedback_name(weight_name: str) -> str:
     """Name of the feedback weight of a forward weight: ``in_proj_weight`` has ``in_proj_feedback``."""
-    return weight_name.replace("weight", "feedback")
+    name = weight_name.replace("weight", "feedback")
+    return name if name != weight_name else f"{name}_feedback"
 
 
 def forward_weight_names(layer: nn.Module) -> Iterator[str]:
@@ -295,6 +394,11 @@ def layer_kind(cls: type[nn.Module], *, norms: bool = False) -> type[FeedbackLay
     kinds = (_KINDS.get(base) or _integrated_kind(base) for base in cls.__mro__)
     kind = next((kind for kind in kinds if kind is not None), None)
     return None if kind is not None and kind.is_norm and not norms else kind
+
+
+def known_kind(plain_class: type[nn.Module]) -> type[FeedbackLayer] | None:
+    """The kind that stands for exactly this class."""
+    return _KINDS.get(plain_class)
 
 
 def computes_like(cls: type[nn.Module], kind: type[FeedbackLayer]) -> bool:
@@ -319,15 +423,25 @@ def register_kind(kind: type[FeedbackLayer]) -> type[FeedbackLayer]:
     return kind
 
 
+def read_past_forward(cls: type[nn.Module]) -> frozenset[str]:
+    """Names of the layers in modules of a class whose weights it reads itself, without calling the layers."""
+    integration = _integration(cls)
+    return frozenset() if integration is None else integration.read_past_forward(cls)
+
+
 def _integrated_kind(cls: type) -> type[FeedbackLayer] | None:
     """The kind for a class of another package, whose integration is imported when such a class turns up.
 
     By the class and not by the user's call, so that it works in unpickling too.
     """
-    integration = _INTEGRATIONS.get(cls.__module__.partition(".")[0])
-    if integration is None or issubclass(cls, FeedbackLayer):
-        return None
-    return importlib.import_module(integration).kind_of(cls)
+    integration = _integration(cls)
+    return None if integration is None or issubclass(cls, FeedbackLayer) else integration.kind_of(cls)
+
+
+def _integration(cls: type) -> Any:
+    """The module that knows the classes of another package; None if there is none for it."""
+    name = _INTEGRATIONS.get(cls.__module__.partition(".")[0])
+    return None if name is None else importlib.import_module(name)
 
 
 def _empty_layer(plain_class: type[nn.Module]) -> FeedbackLayer:
@@ -335,7 +449,12 @@ def _empty_layer(plain_class: type[nn.Module]) -> FeedbackLayer:
     return cls.__new__(cls)
 
 
-_INTEGRATIONS = {"transformers": "alignonce.integrations.transformers"}
+_INTEGRATIONS = {
+    "spikingjelly": "alignonce.integrations.spikingjelly",
+    "timm": "alignonce.integrations.timm",
+    "torch_geometric": "alignonce.integrations.torch_geometric",
+    "transformers": "alignonce.integrations.transformers",
+}
 _KINDS: dict[type, type[FeedbackLayer]] = {}
 for _kind in (
     FeedbackLinear,

@@ -1,5 +1,6 @@
 """What every part asks of a model: the one inside its wrappers, its weights by name, exact gradients."""
 
+import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,8 +16,17 @@ from alignonce.formats.base import gathered
 from alignonce.layers import FeedbackLayer, forward_weight_names
 from alignonce.modes import exactly
 
-__all__ = ["Inputs", "call_arguments", "exact_gradients", "feedback_weights", "qualified",
-           "refuse_flat_parameters", "unwrap", "weight_names"]  # fmt: skip
+__all__ = [
+    "Inputs",
+    "call_arguments",
+    "check_inputs",
+    "exact_gradients",
+    "feedback_weights",
+    "qualified",
+    "refuse_flat_parameters",
+    "unwrap",
+    "weight_names",
+]
 
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
 """A batch: one tensor, or a sequence of positional or a mapping of keyword arguments."""
@@ -91,7 +101,35 @@ def call_arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (inputs,), {}
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
+    if not isinstance(inputs, Sequence) or isinstance(inputs, str):
+        raise TypeError(
+            "inputs must be a tensor, a sequence of positional or a mapping of keyword arguments, got "
+            f"{type(inputs).__name__}"
+        )
     return tuple(inputs), {}
+
+
+def check_inputs(model: nn.Module, inputs: Inputs | None) -> None:
+    """Refuse inputs that a model's forward pass does not take, such as labels.
+
+    Raises:
+        TypeError: if they are of another type, or no arguments of the model's ``forward``.
+    """
+    if inputs is None:
+        return
+    args, kwargs = call_arguments(inputs)
+    try:
+        signature = inspect.signature(model.forward)
+    except ValueError:  # compiled code, which says itself what it takes
+        return
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        call = "model(**inputs)" if kwargs else "model(*inputs)"
+        raise TypeError(
+            f"inputs= are the arguments of {call}, which {type(model).__name__} does not take: {error}. "
+            "Leave out what is no argument of the model, such as labels"
+        ) from None
 
 
 def weight_names(model: nn.Module) -> dict[int, str]:

@@ -11,7 +11,7 @@ needs to be known but that its output is linear in its scale. Either way the val
 bit, and γ is never saved for the backward pass.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
 from alignonce import functional, fused_norms
-from alignonce.layers import FeedbackLayer, register_kind
+from alignonce.layers import FeedbackLayer, random_like, register_kind
 from alignonce.modes import runs_exactly
 from alignonce.rules import LearningRule
 
@@ -94,8 +94,18 @@ class FeedbackNorm(FeedbackLayer):
     """A norm layer whose error goes back through ``feedback``, a fixed value of its scale ``weight``."""
 
     is_norm = True
+    has_equivalents = True
     weight: nn.Parameter
     feedback: Tensor
+
+    @classmethod
+    def sample_arguments(cls, layer: nn.Module) -> Iterator[tuple[Any, ...]]:
+        """Inputs normalised over their last dimensions, or over the channels of sequences, images, videos."""
+        shape = tuple(layer.get_parameter("weight").shape)
+        for before, after in [
+            ((2, 3), ()), ((2,), (3, 3)), ((2,), (3,)), ((2,), (3, 3, 3)), ((2, 3), (3,)), ((2, 3), (3, 3)),
+        ]:  # fmt: skip
+            yield (random_like(layer, (*before, *shape, *after)),)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Normalise as the plain layer does, whose arguments and shapes these are."""

@@ -55,15 +55,33 @@ class LearningRule(ABC):
             ValueError: if W holds NaN or infinity, or gives no direction to align with.
         """
         w = weight.detach().to("cpu", torch.float64)
-        if not w.any():
-            raise ValueError(
-                f"the forward weight {name!r} is all zero and gives no direction or norm for a feedback "
-                "weight: initialise it otherwise, or leave it exact with where="
-            )
+        reason = self.refusal(w, name, depth)
+        if reason is not None:
+            raise ValueError(f"the forward weight {name!r} {reason}")
         # The extremes in place of isfinite(w), which on large weights takes as long as making B.
         if not torch.stack(w.aminmax()).isfinite().all():
             raise ValueError(f"the forward weight {name!r} holds NaN or infinite values")
         return self._feedback(w, name, depth).to(weight.device, weight.dtype, copy=True).contiguous()
+
+    def refusal(self, weight: Tensor, name: str, depth: int) -> str | None:
+        """Why the rule has no feedback weight for the values of a forward weight; None if it has one.
+
+        Args:
+            weight: the forward weight W, finite, of any shape.
+            name: W's name in the model.
+            depth: how many forward weights come before W in the model.
+
+        Returns:
+            The reason, to follow the weight's name in a sentence.
+        """
+        if not weight.numel():
+            return "has no elements"
+        if weight.any():
+            return None
+        return (
+            "is all zero and gives no direction or norm for a feedback weight: initialise it otherwise, or "
+            "leave the layer exact"
+        )
 
     @abstractmethod
     def _feedback(self, w: Tensor, name: str, depth: int) -> Tensor:
@@ -155,15 +173,16 @@ class SoftAlignment(LearningRule):
             return _check_cosine(self.cosine(name, depth), f"cosine({name!r}, {depth})")
         return float(self.cosine)
 
+    def refusal(self, weight: Tensor, name: str, depth: int) -> str | None:
+        """As other rules; and one number can only have a cosine of 1 or -1 to another."""
+        if weight.numel() == 1 and abs(cosine := self.cosine_for(name, depth)) != 1:
+            return f"has one element, so that its cosine can only be 1 or -1, not {cosine}"
+        return super().refusal(weight, name, depth)
+
     def _feedback(self, w: Tensor, name: str, depth: int) -> Tensor:
         cosine = self.cosine_for(name, depth)
         if abs(cosine) == 1:
             return w if cosine == 1 else -w
-        if w.numel() == 1:
-            raise ValueError(
-                f"the forward weight {name!r} has one element, so that its cosine can only be 1 or -1, "
-                f"not {cosine}"
-            )
         noise = _noise(w, self.seed, name)
         noise = noise - w * ((noise * w).sum() / w.square().sum())
         return cosine * w + math.sqrt(1 - cosine**2) * noise * (w.norm() / noise.norm())

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from alignonce.direct import Tap
+from alignonce.eligibility import ExactModule
 from alignonce.formats import Dense, FeedbackFormat
 from alignonce.formats.base import dtype_name
 from alignonce.formats.compressed import HeldFeedback
@@ -78,23 +79,27 @@ class FeedbackRow:
 
 
 @dataclass(frozen=True)
-class ExactModule:
-    """A module with parameters whose gradients stay exact, and why."""
-
-    name: str
-    kind: str
-    reason: str
-    refused: bool = False
-    """Whether it is a layer that was to be converted and could not be."""
-
-
-@dataclass(frozen=True)
 class RuleSummary:
     """The outcome of ``set_learning_rule``; prints as a table."""
 
     rule: LearningRule
     rows: tuple[FeedbackRow, ...]
     exact: tuple[ExactModule, ...]
+    converted_weights: int = 0
+    """Numbers in the weights that have feedback weights, a shared weight once."""
+    all_weights: int = 0
+    """Numbers in all weights that errors can go back through; 0 for direct feedback, which has none.
+
+    Biases do not count, nor embeddings, unless a layer shares their weight; scales of norm layers do.
+    """
+
+    idle: tuple[str, ...] = ()
+    """Converted layers that the model did not call in a run on ``inputs``."""
+
+    @property
+    def converted_share(self) -> float:
+        """The share of the model's weights that have feedback weights; NaN for direct feedback."""
+        return self.converted_weights / self.all_weights if self.all_weights else math.nan
 
     @property
     def extra_bytes(self) -> int:
@@ -113,6 +118,16 @@ class RuleSummary:
             body = [row.cells() for row in self.rows]
             body.append(("total", "", "", "", "", "", f"{self.extra_bytes:,}"))
             parts = [table(("layer", "kind", "shape", "rule", "format", "cosine", "extra bytes"), body)]
+            if self.all_weights:
+                parts.append(
+                    f"converted: {self.converted_share:.1%} of {self.all_weights:,} weights that errors can "
+                    "go back through (biases and embeddings not counted)"
+                )
+        if self.idle:
+            parts.append(
+                "did not run on inputs, so that their feedback weights are used only if they do: "
+                + ", ".join(self.idle)
+            )
         if self.exact:
             rows = [(e.name or "(the model itself)", e.kind, e.reason) for e in self.exact]
             parts.append(table(("left exact", "kind", "why"), rows))
