@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from alignonce.layers import forward_weight_names
 from alignonce.model_access import Inputs, call_arguments, exact_gradients
-from alignonce.undisturbed import undisturbed
+from alignonce.undisturbed import allowing_requires_grad, undisturbed
 
 __all__ = ["Usage", "observe_usage"]
 
@@ -40,7 +40,13 @@ def observe_usage(model: nn.Module, layers: Mapping[str, nn.Module], inputs: Inp
     """
     called: set[str] = set()
     args, kwargs = call_arguments(inputs)
-    with exact_gradients(model), undisturbed(model), _learning(layers), _watched(layers, called):
+    with (
+        exact_gradients(model),
+        undisturbed(model),
+        allowing_requires_grad(),
+        _learning(layers),
+        _watched(layers, called),
+    ):
         outputs = tree_leaves(model(*args, **kwargs))
         called |= {f"{name}.out_proj".removeprefix(".") for name in called if _is_attention(layers[name])}
         idle = frozenset(layers) - called
