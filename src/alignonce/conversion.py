@@ -11,10 +11,11 @@ import alignonce.recurrent  # noqa: F401  (both make their kinds of layers known
 from alignonce import direct
 from alignonce.compression import AskedFormat, Compression, check_format
 from alignonce.direct import DirectFeedback
+from alignonce.direct_plan import plan_direct_feedback
 from alignonce.formats import Dense, FeedbackFormat
 from alignonce.formats.compressed import HeldFeedback
 from alignonce.layers import FeedbackLayer, computes_like, feedback_class, feedback_name, layer_kind
-from alignonce.model_access import Inputs, call_arguments, qualified, unwrap, weight_names
+from alignonce.model_access import Inputs, call_arguments, exact_gradients, qualified, unwrap, weight_names
 from alignonce.norms import FixedScale
 from alignonce.rules import Backpropagation, LearningRule, RandomFeedback, SoftAlignment
 from alignonce.summary import ExactModule, FeedbackRow, RuleSummary
@@ -92,8 +93,6 @@ def set_learning_rule(
     if isinstance(rule, DirectFeedback):
         return _set_direct_feedback(model, rule, where, norms, inputs)
     selected = _selection(model, where)
-    if where is None:
-        direct.uninstall(model)
     exact = list(_left_exact(model, selected, norms))
     refused = [item for item in exact if item.refused]
     if refused and unconvertible == "raise" and not isinstance(rule, Backpropagation):
@@ -110,6 +109,8 @@ def set_learning_rule(
         if name in selected and _kind(module, norms) and _refusal(module, norms) is None
     }
     if isinstance(rule, Backpropagation):
+        if where is None:
+            direct.uninstall(model)
         _free_norms(model, selected)
         for layer in layers.values():
             if isinstance(layer, FeedbackLayer):
@@ -142,6 +143,8 @@ def set_learning_rule(
                 qualified(name, weight_name), layer, layer_rule, weight, feedback[id(weight)], shared
             )
             rows.append(compression.describe(name, row, weight, feedback[id(weight)]))
+    if where is None:
+        direct.uninstall(model)
     _free_norms(model, selected)
     for layer in layers.values():
         if not isinstance(layer, FeedbackLayer):
@@ -162,20 +165,28 @@ def _set_direct_feedback(
         )
     if inputs is None:
         raise ValueError("DirectFeedback needs inputs=, a batch, to learn the shapes of the errors")
-    direct.uninstall(model)
-    if rule.taps == "layers":
-        set_learning_rule(model, Backpropagation())
-        if any(isinstance(module, _SEVERAL_IN_ONE) for module in model.modules()):
-            set_learning_rule(
-                model, RandomFeedback(rule.seed), where=lambda _, module: isinstance(module, _SEVERAL_IN_ONE)
-            )
+    with exact_gradients(model):
+        plan = plan_direct_feedback(model, rule, *call_arguments(inputs))
+
+    def has_weights_within(module: nn.Module) -> bool:
+        return rule.taps == "layers" and isinstance(module, _SEVERAL_IN_ONE)
+
+    def has_scale(module: nn.Module) -> bool:
+        return norms == "fixed" and _is_norm(module) and bool(list(module.parameters(recurse=False)))
+
+    def keeps_feedback(_: str, module: nn.Module) -> bool:
+        return has_weights_within(module) or has_scale(module)
+
     scales: tuple[FeedbackRow, ...] = ()
-    if norms == "fixed" and any(_is_norm(m) and list(m.parameters(recurse=False)) for m in model.modules()):
-        scales = set_learning_rule(
-            model, RandomFeedback(rule.seed), where=lambda _, module: _is_norm(module), norms=norms
-        ).rows
-    taps = direct.install(model, rule, *call_arguments(inputs))
-    return RuleSummary(rule, (*(FeedbackRow.of_tap(tap, rule) for tap in taps), *scales), ())
+    if any(keeps_feedback("", module) for module in model.modules()):
+        # In one call, which is the last that may raise an error.
+        rows = set_learning_rule(model, RandomFeedback(rule.seed), where=keeps_feedback, norms=norms).rows
+        scales = tuple(row for row in rows if isinstance(row.rule, FixedScale))
+    if rule.taps == "layers":
+        set_learning_rule(model, Backpropagation(), where=lambda *pair: not keeps_feedback(*pair))
+    direct.uninstall(model)
+    direct.install(plan)
+    return RuleSummary(rule, (*(FeedbackRow.of_tap(tap, rule) for tap in plan.taps), *scales), ())
 
 
 def _aligned(layer: nn.Module, format: FeedbackFormat) -> float:

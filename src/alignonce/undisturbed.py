@@ -1,13 +1,15 @@
-"""Running a model without leaving a trace in it."""
+"""Running a model without leaving a trace in it, and as its code expects."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
 
-__all__ = ["undisturbed"]
+__all__ = ["allowing_requires_grad", "undisturbed"]
 
 
 @contextmanager
@@ -39,3 +41,21 @@ def undisturbed(model: nn.Module, mode: str = "present") -> Iterator[None]:
                 # Through .data, so that a graph of the caller's which has saved the buffer stays valid.
                 buffer.data.copy_(values)
                 holder[name] = buffer
+
+
+class _AllowingRequiresGrad(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is _SET_REQUIRES_GRAD and args[1] and args[0].requires_grad:
+            return None
+        return func(*args, **(kwargs or {}))
+
+
+_SET_REQUIRES_GRAD = Tensor.requires_grad.__set__  # type: ignore[attr-defined]
+
+
+def allowing_requires_grad() -> _AllowingRequiresGrad:
+    """A context in which models may set ``requires_grad = True`` on tensors that require gradients already.
+
+    Some do so with what they take for a leaf. Where inputs require gradients it is none, and torch refuses.
+    """
+    return _AllowingRequiresGrad()

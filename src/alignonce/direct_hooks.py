@@ -1,0 +1,347 @@
+"""Hooks that cut the inputs of modules off, and join them to outputs.
+
+Within a call of the model all that was cut before is remembered, and the trace at conversion says which of it
+an output depends on. Past the model's own call (``model.forward(x)``, ``decode(encode(x))``) cuts stay in the
+graph, as nodes that let no error through, and the join reads there what its output depends on.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._compile import _disable_dynamo  # torch.compiler.disable imports the compiler at once
+from torch.utils._pytree import tree_map_only
+
+from alignonce.direct_matrices import Way, carry, fits
+from alignonce.direct_trace import differentiable_tensors
+
+__all__ = ["Begin", "Cut", "End", "JoinAtOutput", "Refuse", "Routes", "State"]
+
+Routes = dict[int, tuple[tuple[int, str, Way], ...]]
+"""By place of an input: the number of each output that depends on it, the buffer of B, how it acts."""
+
+
+class _Join(torch.autograd.Function):
+    """The identity on the output, whose error goes to all tapped inputs as well."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(output: Tensor, state: Any, ways: Any, *feedback_and_inputs: Tensor) -> Tensor:
+        return output.detach()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.state, ctx.ways, *rest = inputs
+        count = len(rest) // 2
+        ctx.save_for_backward(*rest[:count])
+        ctx.shapes = [(h.shape, h.dtype) for h in rest[count:]]
+
+    @staticmethod
+    def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:
+        errors = [
+            carry(error, feedback, way, shape).to(dtype)
+            for feedback, way, (shape, dtype) in zip(ctx.saved_tensors, ctx.ways, ctx.shapes, strict=True)
+        ]
+        return (error, None, None, *[None] * len(errors), *errors)
+
+
+class _Mark(torch.autograd.Function):
+    """The identity; the graph goes on behind it, and no error does."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cut: "_CutInput") -> Tensor:
+        ctx.cut = cut
+        return x.detach()
+
+    @staticmethod
+    def backward(ctx: Any, error: Tensor) -> tuple[None, None]:
+        if not ctx.cut.joined:
+            raise RuntimeError(
+                f"direct feedback: the loss depends on {ctx.cut.name!r}, but on no output layer that ran: "
+                "errors start there. Let the loss depend on the model's output, or give what it depends on a "
+                "learning rule of its own"
+            )
+        return None, None
+
+
+@dataclass(eq=False)
+class _CutInput:
+    """An input that was cut off past the model's own call."""
+
+    state: "State"
+    name: str
+    x: Tensor
+    feedback: dict[int, tuple[Tensor, Way]]
+    """By number of the output."""
+    joined: bool = False
+
+
+_Tapped = tuple[Tensor, Tensor, Way, str]
+"""B, the input that was cut, how B acts, the module's name."""
+
+
+class State:
+    """What the hooks of one model share."""
+
+    def __init__(self, outputs: int, once: bool) -> None:
+        self.exact = False
+        self.once = once
+        self.running = False
+        """Whether a call of the model goes on, in which what was tapped can be counted on."""
+        self.marks = False
+        """Whether the last forward pass left marks in the graph."""
+        self.tapped: list[list[_Tapped]] = [[] for _ in range(outputs)]
+        self.joined: set[int] = set()
+        self.reached: set[str] = set()
+        """Modules whose inputs an output was joined to; counts with several outputs."""
+
+    def is_off(self) -> bool:
+        return self.exact or not torch.is_grad_enabled()
+
+    def clear(self) -> None:
+        for tapped in self.tapped:
+            tapped.clear()
+        self.joined.clear()
+        self.reached.clear()
+
+
+class Begin:
+    def __init__(self, state: State) -> None:
+        self.state = state
+
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        self.state.running = self.state.once
+        self.state.marks = False
+        self.state.clear()
+
+
+class End:
+    """Called after an error too."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        state = self.state
+        state.running = False
+        if not any(state.tapped):
+            return
+        left = [name for tapped in state.tapped for *_, name in tapped]
+        names = ", ".join(dict.fromkeys(repr(name) for name in left if name not in state.reached))
+        state.clear()
+        if names and output is not None:
+            raise RuntimeError(
+                f"direct feedback: {names} ran after the output layer, or the output layer did not run; "
+                "call set_learning_rule again with inputs= that run the model as in training, and run what "
+                "is not for training under torch.no_grad()"
+            )
+
+
+class Cut:
+    """Cut a module's inputs off, and remember them for the outputs' errors."""
+
+    def __init__(self, state: State, name: str, routes: Routes) -> None:
+        self.state = state
+        self.name = name
+        self.routes = routes
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        if self.state.is_off():
+            return None
+        if not self.state.running:
+            return _cut_in_the_graph(self, module, args, kwargs)
+        done: dict[int, Tensor] = {}
+
+        def cut(x: Tensor) -> Tensor:
+            if not x.is_floating_point():
+                return x
+            if id(x) in done:  # one tensor given twice (query and key) is one input
+                return done[id(x)]
+            if x.requires_grad:
+                for output, buffer, way in self.routes_of(len(done)):
+                    self.state.tapped[output].append((getattr(module, buffer), x, way, self.name))
+            done[id(x)] = x.detach()
+            return done[id(x)]
+
+        return tree_map_only(Tensor, cut, (args, kwargs))
+
+    def routes_of(self, index: int) -> tuple[tuple[int, str, Way], ...]:
+        routes = self.routes.get(index)
+        if routes is None:
+            raise RuntimeError(
+                f"direct feedback: input {index} of {self.name!r} has to receive an error, and did not when "
+                "set_learning_rule ran the model: call it again with inputs= that run the model as in training"
+            )
+        return routes
+
+
+@_disable_dynamo
+def _cut_in_the_graph(cut: Cut, module: nn.Module, args: Any, kwargs: Any) -> Any:
+    """Cut past the model's own call, or in a model whose outputs have to be looked up in the graph."""
+    state = cut.state
+    recomputing = _recomputing(cut.name)
+    if not recomputing:
+        _refuse_transforms(cut.name)
+        state.marks = True
+    done: dict[int, Tensor] = {}
+    for index, x in enumerate(differentiable_tensors((args, kwargs))):
+        if not x.requires_grad:
+            continue
+        if state.marks:  # in a recomputation too: a layer saves more where its input has a graph
+            routes = cut.routes_of(index)
+            feedback = {output: (getattr(module, buffer), way) for output, buffer, way in routes}
+            done[id(x)] = _Mark.apply(x, _CutInput(state, cut.name, x, feedback, joined=recomputing))
+        else:
+            done[id(x)] = x.detach()
+    return tree_map_only(Tensor, lambda x: done.get(id(x), x), (args, kwargs))
+
+
+def _recomputing(name: str) -> bool:
+    """Whether a checkpoint runs this part of a forward pass again: there, the joins are made already."""
+    if torch._C._current_graph_task_id() == -1:
+        return False
+    if type(torch._C._current_autograd_node()).__name__ == "CheckpointFunctionBackward":
+        raise RuntimeError(
+            f"direct feedback: {name!r} is in a reentrant checkpoint, in which no graph says what the output "
+            "depends on: use checkpoint(..., use_reentrant=False)"
+        )
+    return True
+
+
+def _refuse_transforms(name: str) -> None:
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        raise RuntimeError(
+            f"direct feedback: {name!r} runs under a transform of torch.func past the model's own call, where "
+            "no graph says what the output depends on: call the model itself, functional_call(model, ...)"
+        )
+
+
+class JoinAtOutput:
+    """Join the tapped inputs to the outputs of a layer, by the place of each among its tensors."""
+
+    def __init__(self, state: State, name: str, numbers: dict[int, int]) -> None:
+        self.state = state
+        self.name = name
+        self.numbers = numbers
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        if not self.state.running:
+            return None if self.state.is_off() else _join_in_the_graph(self, output)
+        if isinstance(output, Tensor):
+            return self.join(output, self.numbers[0])
+        joined = {id(x): self.join(x, number) for x, number in self.tensors(output)}
+        return tree_map_only(Tensor, lambda x: joined.get(id(x), x), output)
+
+    def tensors(self, output: Any) -> list[tuple[Tensor, int]]:
+        found = differentiable_tensors(output)
+        return [(found[place], number) for place, number in self.numbers.items() if place < len(found)]
+
+    def join(self, output: Tensor, number: int) -> Tensor:
+        state = self.state
+        tapped = state.tapped[number]
+        if not tapped:
+            return output
+        if number in state.joined:
+            raise RuntimeError(
+                f"direct feedback: the output layer {self.name!r} ran twice in one forward pass, and once when "
+                "set_learning_rule ran the model: call it again with inputs= that run the model as in training"
+            )
+        state.joined.add(number)
+        state.tapped[number] = []
+        if len(state.tapped) > 1:
+            names = [name for *_, name in tapped]
+            state.reached.update(names)
+            self.refuse_repeated(tapped)
+        return _join(output, state, tapped)
+
+    def refuse_repeated(self, tapped: list[_Tapped]) -> None:
+        seen: set[str] = set()
+        for feedback, _, _, name in tapped:
+            key = f"{name}/{id(feedback)}"
+            if key in seen:
+                raise RuntimeError(
+                    f"direct feedback: {name!r} ran twice before the output {self.name!r}, and once when "
+                    "set_learning_rule ran the model: call it again with inputs= that run the model as in "
+                    "training"
+                )
+            seen.add(key)
+
+
+@_disable_dynamo
+def _join_in_the_graph(hook: JoinAtOutput, output: Any) -> Any:
+    if _recomputing(hook.name):
+        return None
+    joined = {}
+    for x, number in hook.tensors(output):
+        tapped: list[_Tapped] = []
+        for cut in _cuts_behind(x.grad_fn, hook.state):
+            cut.joined = True
+            if number not in cut.feedback:
+                raise RuntimeError(
+                    f"direct feedback: the output {hook.name!r} depends on {cut.name!r}, and did not when "
+                    "set_learning_rule ran the model: call it again with inputs= that run the model as in "
+                    "training"
+                )
+            feedback, way = cut.feedback[number]
+            tapped.append((feedback, cut.x, way, cut.name))
+        if tapped:
+            joined[id(x)] = _join(x, hook.state, tapped)
+    return tree_map_only(Tensor, lambda x: joined.get(id(x), x), output)
+
+
+def _cuts_behind(node: Any, state: State) -> list[_CutInput]:
+    """The inputs cut off on all ways back from a node to an earlier output of the model."""
+    found: list[_CutInput] = []
+    queue, seen = [node], set()
+    while queue:
+        node = queue.pop()
+        if node is None or node in seen or getattr(node, "state", None) is state:
+            continue
+        seen.add(node)
+        cut = getattr(node, "cut", None)
+        if isinstance(cut, _CutInput) and cut.state is state:
+            found.append(cut)
+        queue.extend(before for before, _ in node.next_functions)
+    return found
+
+
+def _join(output: Tensor, state: State, tapped: list[_Tapped]) -> Tensor:
+    feedbacks, inputs, ways, names = zip(*tapped, strict=True)
+    for feedback, x, way, name in tapped:
+        if not fits(output, feedback, way, x):
+            raise ValueError(
+                f"direct feedback: the input of {name!r} has shape {tuple(x.shape)} and the output "
+                f"{tuple(output.shape)}: other sizes than the batch that set_learning_rule was given"
+            )
+    # The compiler refuses one tensor given twice, as of a layer that runs twice.
+    tensors = [*feedbacks, *inputs]
+    tensors = [t.view_as(t) if any(t is u for u in tensors[:i]) else t for i, t in enumerate(tensors)]
+    if not torch.compiler.is_compiling() and torch._C._autograd._top_saved_tensors_default_hooks(False):
+        # A checkpoint around the output layer must not count on B: in its recomputation nothing is joined.
+        with torch.autograd.graph.saved_tensors_hooks(_same, _same):
+            return _Join.apply(output, state, ways, *tensors)
+    return _Join.apply(output, None if torch.compiler.is_compiling() else state, ways, *tensors)
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+class Refuse:
+    """On a layer that did not run when the rule was set: no B belongs to it."""
+
+    def __init__(self, state: State, name: str) -> None:
+        self.state = state
+        self.name = name
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if self.state.is_off() or not any(x.requires_grad for x in differentiable_tensors((args, kwargs))):
+            return
+        if not self.state.running and not torch.compiler.is_compiling():
+            _recomputing(self.name)
+        raise RuntimeError(
+            f"direct feedback: {self.name!r} did not run, or under torch.no_grad(), when set_learning_rule ran "
+            "the model: call it again with inputs= that run the model as in training"
+        )
