@@ -214,7 +214,14 @@ def test_tokens_are_apart() -> None:
 def test_one_example_without_a_batch_dimension_is_a_batch_of_one(shape: tuple[int, ...], call: str) -> None:
     layers = [nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)]
     if len(shape) == 3:
-        layers = [nn.Conv2d(2, 3, 3), nn.Tanh(), nn.Conv2d(3, 4, 2), nn.Tanh(), nn.Flatten(-3), nn.Linear(16, 3)]
+        layers = [
+            nn.Conv2d(2, 3, 3),
+            nn.Tanh(),
+            nn.Conv2d(3, 4, 2),
+            nn.Tanh(),
+            nn.Flatten(-3),
+            nn.Linear(16, 3),
+        ]
     model, x = nn.Sequential(*layers).double(), drawn(*shape)
     set_learning_rule(model, DirectFeedback(), inputs=torch.stack([x, x]))
     one = gradients(model, loss(model(x) if call == "call" else model.forward(x)))
@@ -237,7 +244,10 @@ def test_a_parameter_that_enters_a_layer_receives_the_sum_over_examples() -> Non
     with exact_gradients(model):
         q = hand.cut(model.query, lambda e: torch.einsum("nk,kqc->qc", e[0], a))
         y = model.head(
-            hand.cut((x.unsqueeze(1) + model.a(q).tanh()).flatten(1), lambda e: torch.einsum("nk,kc->nc", e[0], head))
+            hand.cut(
+                (x.unsqueeze(1) + model.a(q).tanh()).flatten(1),
+                lambda e: torch.einsum("nk,kc->nc", e[0], head),
+            )
         )
         equal(ours, hand.gradients(model, loss(y), y))
 
@@ -271,8 +281,6 @@ def test_an_output_layer_that_runs_at_each_step_sends_each_error_to_all_before_i
 
 def by_hand_cell(cell: nn.RNNCell) -> Callable[[Tensor, Tensor], Tensor]:
     def run(x: Tensor, h: Tensor) -> Tensor:
-        return (
-            x @ cell.weight_ih.t() + cell.bias_ih + h @ cell.weight_hh.t() + cell.bias_hh
-        ).tanh()
+        return (x @ cell.weight_ih.t() + cell.bias_ih + h @ cell.weight_hh.t() + cell.bias_hh).tanh()
 
     return run

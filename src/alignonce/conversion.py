@@ -180,13 +180,15 @@ def _set_direct_feedback(
     scales: tuple[FeedbackRow, ...] = ()
     if any(keeps_feedback("", module) for module in model.modules()):
         # In one call, which is the last that may raise an error.
-        rows = set_learning_rule(model, RandomFeedback(rule.seed), where=keeps_feedback, norms=norms).rows
-        scales = tuple(row for row in rows if isinstance(row.rule, FixedScale))
+        kept = set_learning_rule(model, RandomFeedback(rule.seed), where=keeps_feedback, norms=norms)
+        scales = tuple(row for row in kept.rows if isinstance(row.rule, FixedScale))
     if rule.taps == "layers":
         set_learning_rule(model, Backpropagation(), where=lambda *pair: not keeps_feedback(*pair))
     direct.uninstall(model)
     direct.install(plan)
-    return RuleSummary(rule, (*(FeedbackRow.of_tap(tap, rule) for tap in plan.taps), *scales), ())
+    exact = _left_exact(model, _selection(model, None), norms)
+    rows = (*(FeedbackRow.of_tap(tap, rule) for tap in plan.taps), *scales)
+    return RuleSummary(rule, rows, tuple(item for item in exact if not item.refused))
 
 
 def _aligned(layer: nn.Module, format: FeedbackFormat) -> float:

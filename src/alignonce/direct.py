@@ -25,7 +25,9 @@ class DirectFeedback(LearningRule):
     e is the gradient of the loss at the output of an output layer, whatever the loss. Output layers are
     those whose output the model returns, but for norms, activations and shortcuts on the way, and those that
     no other layer builds on. Of several outputs (two heads, an auxiliary one), h receives the sum of B·e over
-    those that depend on it, each with a B of its own; one that is not in the loss adds nothing.
+    those that depend on it, each with a B of its own; one that is not in the loss adds nothing. A hidden
+    state that is returned is an output too, whose e includes what later layers send: ``outputs`` leaves it
+    out.
 
     B is random, fixed, and has one row for each element of an example's output and one column for each of
     its h: B·e has about the norm of e. Where output and h share their other dimensions, B acts on each token
@@ -43,16 +45,20 @@ class DirectFeedback(LearningRule):
         taps: ``"layers"``, or names or globs of modules (say, residual blocks) whose inputs are tapped
             instead; what is inside keeps the learning rule that it has.
         seed: with the module's name, decides B.
+        outputs: ``"returned"``, or names or globs of the output layers.
         max_bytes: the most that all B may take together; more is refused before any is made.
     """
 
     taps: str | Sequence[str] = "layers"
     seed: int = 0
+    outputs: str | Sequence[str] = field(default="returned", repr=False)
     max_bytes: int = field(default=2**30, repr=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.taps, str):
-            object.__setattr__(self, "taps", tuple(self.taps))
+        for name in ("taps", "outputs"):
+            value = getattr(self, name)
+            if not isinstance(value, str):
+                object.__setattr__(self, name, tuple(value))
 
     def _feedback(self, w: Tensor, name: str, depth: int) -> Tensor:
         raise TypeError("direct feedback belongs to a layer's input, not to a forward weight")

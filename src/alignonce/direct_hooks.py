@@ -18,6 +18,8 @@ from alignonce.direct_trace import differentiable_tensors
 
 __all__ = ["Begin", "Cut", "End", "JoinAtOutput", "Refuse", "Routes", "State"]
 
+_REMEDY = "call set_learning_rule again with inputs= that run the model as in training"
+
 Routes = dict[int, tuple[tuple[int, str, Way], ...]]
 """By place of an input: the number of each output that depends on it, the buffer of B, how it acts."""
 
@@ -98,9 +100,11 @@ class State:
         """Modules whose inputs an output was joined to; counts with several outputs."""
 
     def is_off(self) -> bool:
+        """Whether this forward pass is backpropagation's, or takes no gradients."""
         return self.exact or not torch.is_grad_enabled()
 
     def clear(self) -> None:
+        """Forget what was tapped."""
         for tapped in self.tapped:
             tapped.clear()
         self.joined.clear()
@@ -108,22 +112,26 @@ class State:
 
 
 class Begin:
+    """A forward pass of the model begins: what one before left behind does not count."""
+
     def __init__(self, state: State) -> None:
         self.state = state
 
     def __call__(self, module: nn.Module, args: Any) -> None:
+        """Forget an earlier pass."""
         self.state.running = self.state.once
         self.state.marks = False
         self.state.clear()
 
 
 class End:
-    """Called after an error too."""
+    """A forward pass ends, also by an error: everything that was tapped must have been joined."""
 
     def __init__(self, state: State) -> None:
         self.state = state
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Refuse what was left without an error to come."""
         state = self.state
         state.running = False
         if not any(state.tapped):
@@ -134,8 +142,7 @@ class End:
         if names and output is not None:
             raise RuntimeError(
                 f"direct feedback: {names} ran after the output layer, or the output layer did not run; "
-                "call set_learning_rule again with inputs= that run the model as in training, and run what "
-                "is not for training under torch.no_grad()"
+                f"{_REMEDY}, and run what is not for training under torch.no_grad()"
             )
 
 
@@ -148,6 +155,7 @@ class Cut:
         self.routes = routes
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Return arguments that are cut off."""
         if self.state.is_off():
             return None
         if not self.state.running:
@@ -168,11 +176,12 @@ class Cut:
         return tree_map_only(Tensor, cut, (args, kwargs))
 
     def routes_of(self, index: int) -> tuple[tuple[int, str, Way], ...]:
+        """What is known of an input by its place."""
         routes = self.routes.get(index)
         if routes is None:
             raise RuntimeError(
-                f"direct feedback: input {index} of {self.name!r} has to receive an error, and did not when "
-                "set_learning_rule ran the model: call it again with inputs= that run the model as in training"
+                f"direct feedback: input {index} of {self.name!r} is to receive an error, and was not when "
+                f"the rule was set: {_REMEDY}"
             )
         return routes
 
@@ -213,8 +222,9 @@ def _recomputing(name: str) -> bool:
 def _refuse_transforms(name: str) -> None:
     if torch._C._functorch.peek_interpreter_stack() is not None:
         raise RuntimeError(
-            f"direct feedback: {name!r} runs under a transform of torch.func past the model's own call, where "
-            "no graph says what the output depends on: call the model itself, functional_call(model, ...)"
+            f"direct feedback: {name!r} runs under a transform of torch.func past the model's own call, "
+            "where no graph says what the output depends on: call the model itself, functional_call(model, "
+            "...)"
         )
 
 
@@ -227,6 +237,7 @@ class JoinAtOutput:
         self.numbers = numbers
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """Return the joined output."""
         if not self.state.running:
             return None if self.state.is_off() else _join_in_the_graph(self, output)
         if isinstance(output, Tensor):
@@ -235,36 +246,37 @@ class JoinAtOutput:
         return tree_map_only(Tensor, lambda x: joined.get(id(x), x), output)
 
     def tensors(self, output: Any) -> list[tuple[Tensor, int]]:
+        """The tensors of what the layer returns that are outputs, and their numbers."""
         found = differentiable_tensors(output)
         return [(found[place], number) for place, number in self.numbers.items() if place < len(found)]
 
     def join(self, output: Tensor, number: int) -> Tensor:
+        """Give an output's error to what was tapped so far and it depends on."""
         state = self.state
         tapped = state.tapped[number]
         if not tapped:
             return output
         if number in state.joined:
             raise RuntimeError(
-                f"direct feedback: the output layer {self.name!r} ran twice in one forward pass, and once when "
-                "set_learning_rule ran the model: call it again with inputs= that run the model as in training"
+                f"direct feedback: the output layer {self.name!r} ran twice in one forward pass, and once "
+                f"when the rule was set: {_REMEDY}"
             )
         state.joined.add(number)
         state.tapped[number] = []
         if len(state.tapped) > 1:
             names = [name for *_, name in tapped]
             state.reached.update(names)
-            self.refuse_repeated(tapped)
+            self._refuse_repeated(tapped)
         return _join(output, state, tapped)
 
-    def refuse_repeated(self, tapped: list[_Tapped]) -> None:
+    def _refuse_repeated(self, tapped: list[_Tapped]) -> None:
         seen: set[str] = set()
         for feedback, _, _, name in tapped:
             key = f"{name}/{id(feedback)}"
             if key in seen:
                 raise RuntimeError(
                     f"direct feedback: {name!r} ran twice before the output {self.name!r}, and once when "
-                    "set_learning_rule ran the model: call it again with inputs= that run the model as in "
-                    "training"
+                    f"the rule was set: {_REMEDY}"
                 )
             seen.add(key)
 
@@ -281,8 +293,7 @@ def _join_in_the_graph(hook: JoinAtOutput, output: Any) -> Any:
             if number not in cut.feedback:
                 raise RuntimeError(
                     f"direct feedback: the output {hook.name!r} depends on {cut.name!r}, and did not when "
-                    "set_learning_rule ran the model: call it again with inputs= that run the model as in "
-                    "training"
+                    f"the rule was set: {_REMEDY}"
                 )
             feedback, way = cut.feedback[number]
             tapped.append((feedback, cut.x, way, cut.name))
@@ -308,7 +319,7 @@ def _cuts_behind(node: Any, state: State) -> list[_CutInput]:
 
 
 def _join(output: Tensor, state: State, tapped: list[_Tapped]) -> Tensor:
-    feedbacks, inputs, ways, names = zip(*tapped, strict=True)
+    feedbacks, inputs, ways, _ = zip(*tapped, strict=True)
     for feedback, x, way, name in tapped:
         if not fits(output, feedback, way, x):
             raise ValueError(
@@ -337,11 +348,12 @@ class Refuse:
         self.name = name
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Raise if an error would pass."""
         if self.state.is_off() or not any(x.requires_grad for x in differentiable_tensors((args, kwargs))):
             return
         if not self.state.running and not torch.compiler.is_compiling():
             _recomputing(self.name)
         raise RuntimeError(
-            f"direct feedback: {self.name!r} did not run, or under torch.no_grad(), when set_learning_rule ran "
-            "the model: call it again with inputs= that run the model as in training"
+            f"direct feedback: {self.name!r} did not run when the rule was set, or under torch.no_grad(): "
+            f"{_REMEDY}"
         )

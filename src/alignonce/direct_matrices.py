@@ -15,8 +15,8 @@ class Way(NamedTuple):
     """How B takes an output's error to an input."""
 
     kind: str
-    """``"position"``: B acts on the features of each position (token, pixel, example) by itself.
-    ``"example"``: on all of an example. ``"sum"``: on the sum over examples, for an input that is one for all."""
+    """``"position"``: on the features of each position (token, pixel, example) by itself. ``"example"``: on
+    all of an example. ``"sum"``: on the sum over examples, for an input that is one for all."""
     output_dim: int
     """Of features (counted from the end) or of the batch."""
     input_dim: int

@@ -1,7 +1,7 @@
 """What direct feedback puts into a model, worked out before anything changes in it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -28,15 +28,18 @@ def plan_direct_feedback(model: nn.Module, rule: DirectFeedback, args: Any, kwar
         kwargs: keyword arguments of a forward pass.
 
     Raises:
-        ValueError: if no module fits ``rule.taps``, none of them or no layer runs on these inputs, B would be
-            too large, or examples cannot be told apart (see :func:`alignonce.direct_trace.trace`).
+        ValueError: if no module fits ``rule.taps``, none of them or no layer runs on these inputs, B would
+            be too large, or examples cannot be told apart (see :func:`alignonce.direct_trace.trace`).
     """
     layers, tapped = _layers(model), _tapped_modules(model, rule)
-    found = trace(model, layers, tapped, args, kwargs)
+    chosen = (
+        () if rule.outputs == "returned" else _fitting(layers, rule.outputs, "outputs", "layer with weights")
+    )
+    found = trace(model, layers, tapped, frozenset(chosen), args, kwargs)
     if not found.outputs:
         raise ValueError(
-            "direct feedback: no layer with weights ran on inputs with gradients, so that there is no output; "
-            "in a reentrant checkpoint none does: use checkpoint(..., use_reentrant=False)"
+            "direct feedback: no layer with weights ran on inputs with gradients, so that there is no "
+            "output; in a reentrant checkpoint none does: use checkpoint(..., use_reentrant=False)"
         )
     if not tapped.keys() & found.ran:
         raise ValueError(f"taps: none of {', '.join(tapped)} ran on inputs")
@@ -50,18 +53,17 @@ def plan_direct_feedback(model: nn.Module, rule: DirectFeedback, args: Any, kwar
     for name in (name for name in found.ran if name in tapped):
         buffers: dict[str, Tensor] = {}
         routes: Routes = {}
-        for input in sorted(key for key in found.inputs if key.module == name):
-            ways = matrices.get(input, {})
-            for number, (way, shape) in ways.items():
-                key = f"{name}/{input.index}" + _key_of(outputs[number], number)
-                buffers[_buffer_name(input.index, number)] = _random_feedback(rule, key, shape).to(
-                    *_home(tapped[name], model)
-                )
-            routes[input.index] = tuple((n, _buffer_name(input.index, n), way) for n, (way, _) in ways.items())
+        for input in sorted(key for key in {*found.inputs, *found.idle} if key.module == name):
+            routes[input.place] = ()
+            for number, (way, shape) in matrices.get(input, {}).items():
+                buffer = _buffer_name(input.place, number)
+                key = f"{name}/{input.place}" + _key_of(outputs[number], number)
+                buffers[buffer] = _random_feedback(rule, key, shape).to(*_home(tapped[name], model))
+                routes[input.place] += ((number, buffer, way),)
         taps.append(Tap(name, tapped[name], buffers, routes))
     numbers: dict[str, dict[int, int]] = {}
     for number, output in enumerate(outputs):
-        numbers.setdefault(output.layer, {})[output.index] = number
+        numbers.setdefault(output.layer, {})[output.place] = number
     return Plan(
         tuple(taps),
         tuple((layers[name], places) for name, places in numbers.items()),
@@ -80,16 +82,14 @@ def _matrices(modules: Mapping[str, nn.Module], found: Findings) -> _Matrices:
     for number, (output, shapes) in enumerate(found.outputs.items()):
         for input in sorted(found.depends[output]):
             entered = found.inputs[input]
-            if entered is None:
-                raise AssertionError(f"no shape of {input}")
             way = way_of(modules[output.layer], shapes, modules[input.module], entered)
             if way is None:
                 raise ValueError(
-                    f"direct feedback: the input of {input.module!r} has shape {tuple(entered.first)} and in a "
-                    f"larger batch {tuple(entered.second)}, the output of {output.layer!r} "
-                    f"{tuple(shapes.first)} and {tuple(shapes.second)}: no dimension of both is the batch's, so "
-                    "that the examples of one cannot be found in the other. Tap modules that take the batch in a "
-                    "dimension of its own (whole blocks, say): DirectFeedback(taps=...)"
+                    f"direct feedback: the input of {input.module!r} has shape {tuple(entered.first)}, in a "
+                    f"larger batch {tuple(entered.second)}; the output of {output.layer!r} "
+                    f"{tuple(shapes.first)}, {tuple(shapes.second)}. No dimension of both is the batch's, so "
+                    "that the examples of one cannot be found in the other. Tap modules that take the batch "
+                    "in a dimension of its own (whole blocks, say): DirectFeedback(taps=...)"
                 )
             matrices.setdefault(input, {})[number] = way, size(way, shapes.first, entered.first)
     return matrices
@@ -136,14 +136,20 @@ def _layers(model: nn.Module) -> dict[str, nn.Module]:
 def _tapped_modules(model: nn.Module, rule: DirectFeedback) -> dict[str, nn.Module]:
     if rule.taps == "layers":
         return _layers(model)
-    modules = dict(model.named_modules())
-    tapped: dict[str, nn.Module] = {}
-    for pattern in [rule.taps] if isinstance(rule.taps, str) else rule.taps:
-        fits = {name: module for name, module in modules.items() if name and fnmatchcase(name, pattern)}
-        if not fits:
-            raise ValueError(f"taps: {pattern!r} fits no module; 'layers' taps every layer with weights")
-        tapped |= fits
-    return tapped
+    modules = {name: module for name, module in model.named_modules() if name}
+    return _fitting(modules, rule.taps, "taps", "module; 'layers' taps every layer with weights")
+
+
+def _fitting(
+    modules: Mapping[str, nn.Module], patterns: str | Sequence[str], argument: str, what: str
+) -> dict[str, nn.Module]:
+    found: dict[str, nn.Module] = {}
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        fitting = {name: module for name, module in modules.items() if fnmatchcase(name, pattern)}
+        if not fitting:
+            raise ValueError(f"{argument}: {pattern!r} fits no {what}")
+        found |= fitting
+    return found
 
 
 def _unseen(
@@ -160,7 +166,7 @@ def _unseen(
 
 def _key_of(output: Output, number: int) -> str:
     """What tells B's random numbers from those of the first output."""
-    return f"/{output.layer}/{output.index}" if number else ""
+    return f"/{output.layer}/{output.place}" if number else ""
 
 
 def _random_feedback(rule: DirectFeedback, key: str, shape: tuple[int, int]) -> Tensor:

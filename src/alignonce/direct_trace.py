@@ -1,4 +1,4 @@
-"""What direct feedback must know of a model: its layers' outputs, what depends on what, and the batch's dimension.
+"""What direct feedback must know of a model: its outputs, what depends on what, the dimension of the batch.
 
 A model runs with labels: the identity on each tensor that enters or leaves a watched module, which stays in
 the graph of the backward pass. The graph between labels says which layers are outputs, and which inputs each
@@ -23,14 +23,14 @@ class TapInput(NamedTuple):
     """One of the floating-point tensors that enter a module, by its place among them."""
 
     module: str
-    index: int
+    place: int
 
 
 class Output(NamedTuple):
     """One of the floating-point tensors that leave a layer, by its place among them."""
 
     layer: str
-    index: int
+    place: int
 
 
 class Shapes(NamedTuple):
@@ -51,8 +51,10 @@ class Findings:
 
     outputs: dict[Output, Shapes]
     """First that of the layer that ends last, the others in the order in which they end."""
-    inputs: dict[TapInput, Shapes | None]
-    """Those that errors can reach; None for those that no output depends on."""
+    inputs: dict[TapInput, Shapes]
+    """Those that outputs depend on."""
+    idle: frozenset[TapInput]
+    """Those with a graph that no output depends on."""
     depends: dict[Output, frozenset[TapInput]]
     """The tapped inputs that each output depends on."""
     ran: dict[str, None]
@@ -64,7 +66,12 @@ class Findings:
 
 
 def trace(
-    model: nn.Module, layers: Mapping[str, nn.Module], taps: Mapping[str, nn.Module], args: Any, kwargs: Any
+    model: nn.Module,
+    layers: Mapping[str, nn.Module],
+    taps: Mapping[str, nn.Module],
+    chosen: frozenset[str],
+    args: Any,
+    kwargs: Any,
 ) -> Findings:
     """Run a model a few times as in training; it is left as it was.
 
@@ -74,6 +81,7 @@ def trace(
         model: the model, without hooks of direct feedback at work.
         layers: its layers with weights, by name.
         taps: the modules whose inputs are to be tapped, by name.
+        chosen: the layers that are outputs; if empty, they are found.
         args: positional arguments of a forward pass.
         kwargs: keyword arguments of a forward pass.
 
@@ -81,9 +89,9 @@ def trace(
         ValueError: if the batch's dimension cannot be found, errors could pass a tapped module unseen, or a
             module runs on inputs of several sizes.
     """
-    found = _in_mode(model, layers, taps, args, kwargs, "train")
+    found = _in_mode(model, layers, taps, chosen, args, kwargs, "train")
     if not found.ran.keys() >= layers.keys() | taps.keys():
-        other = _in_mode(model, layers, taps, args, kwargs, "eval")
+        other = _in_mode(model, layers, taps, chosen, args, kwargs, "eval")
         found = _merged(found, other) if other.ran.keys() - found.ran.keys() else found
     return found
 
@@ -114,7 +122,7 @@ class _Port(NamedTuple):
 
     run: _Run
     enters: bool
-    index: int
+    place: int
 
 
 class _Label(torch.autograd.Function):
@@ -215,6 +223,7 @@ def _in_mode(
     model: nn.Module,
     layers: Mapping[str, nn.Module],
     taps: Mapping[str, nn.Module],
+    chosen: frozenset[str],
     args: Any,
     kwargs: Any,
     mode: str,
@@ -242,7 +251,7 @@ def _in_mode(
             raise
         extra = 1  # BatchNorm in training mode refuses a batch of one
         recorder, returned = run(1, 0)
-    graph = _Graph(recorder, returned, set(layers), set(taps))
+    graph = _Graph(recorder, returned, set(layers), set(taps), chosen)
     del returned
     recorder.nodes.clear()  # all that holds the graph, and with it the memory of a training step
     first = _Sizes(recorder.shapes(True), recorder.shapes(False))
@@ -262,14 +271,15 @@ def _in_a_larger_batch(
 ) -> _Sizes:
     """The sizes of a run with more examples, in the dimension of inputs that most looks like the batch's."""
     best: tuple[int, _Sizes] | None = None
-    problem = ""
+    problems: list[str] = []
     for dim in (0,) if extra else (0, 1):
         size = _batch_size(args, kwargs, dim)
         for more in (extra + 1, extra + size) if size else ():
             try:
                 recorder, _ = run(more, dim)
             except Exception as error:
-                problem = f"; with {size + more} of them it raised {type(error).__name__}: {error}"
+                sizes = f"{size + more} in place of {size + extra} in dimension {dim}"
+                problems.append(f"with {sizes}: {type(error).__name__}: {error}")
                 continue
             found = _Sizes(recorder.shapes(True), recorder.shapes(False))
             if all(found.outputs.get(o, first.outputs[o])[0] != first.outputs[o][0] for o in outputs):
@@ -281,9 +291,9 @@ def _in_a_larger_batch(
             break
     if best is None:
         raise ValueError(
-            "direct feedback: which dimension is the batch's was not found: the model was run with more "
-            f"examples in dimension 0 of its inputs, and in dimension 1{problem}. inputs= must be a batch "
-            "that can grow, of a size that no other dimension has"
+            "direct feedback: inputs= must be a batch that can grow, of a size that no other dimension has: "
+            "the model was run with more examples, to see which dimension of its outputs is the batch's, and "
+            + ("\n  ".join(["raised", *problems]) if problems else "the outputs kept their shapes")
         )
     return best[1]
 
@@ -316,11 +326,18 @@ def _entrance(found: _Recorder, names: Sequence[str]) -> str:
 class _Graph:
     """Which ports lead to which, and what follows from that."""
 
-    def __init__(self, found: _Recorder, returned: list[Tensor], layers: set[str], taps: set[str]) -> None:
+    def __init__(
+        self,
+        found: _Recorder,
+        returned: list[Tensor],
+        layers: set[str],
+        taps: set[str],
+        chosen: frozenset[str],
+    ) -> None:
         self._runs, self._calls, self._layers = found.runs, found.calls, layers
         self._before = {port: _nearest_ports(node, itself=False) for port, node in found.nodes.items()}
-        self._ports = self._find_outputs([x.grad_fn for x in returned], taps)
-        self.outputs = list(dict.fromkeys(Output(p.run.name, p.index) for p in self._ports))
+        self._ports = self._find_outputs([x.grad_fn for x in returned], taps, chosen)
+        self.outputs = list(dict.fromkeys(Output(p.run.name, p.place) for p in self._ports))
         self._taps = taps | {output.layer for output in self.outputs}
         self._refuse_what_is_unseen()
 
@@ -330,23 +347,24 @@ class _Graph:
         for port in self._ports:
             for met in self._behind([port], stop=ends.__contains__):
                 if met.enters and met.run.name in self._taps:
-                    depends[Output(port.run.name, port.index)].add(TapInput(met.run.name, met.index))
+                    depends[Output(port.run.name, port.place)].add(TapInput(met.run.name, met.place))
         outputs = _same_in_all(first.outputs, second.outputs, set(self.outputs))
         inputs = _same_in_all(first.inputs, second.inputs, set().union(*depends.values()))
         return Findings(
             {output: outputs[output] for output in self.outputs},
-            {TapInput(*key): inputs.get(key) for key in first.inputs},
+            {TapInput(*key): shapes for key, shapes in inputs.items()},
+            frozenset(TapInput(*key) for key in first.inputs.keys() - inputs.keys()),
             {output: frozenset(found) for output, found in depends.items()},
             dict.fromkeys(run.name for run in self._runs if run.outputs),
             entrance,
             self._runs_once(entrance),
         )
 
-    def _find_outputs(self, returned: list[Any], taps: set[str]) -> list[_Port]:
+    def _find_outputs(self, returned: list[Any], taps: set[str], chosen: frozenset[str]) -> list[_Port]:
         """The ports of layers that reach what the model returns, or that no other layer builds on.
 
-        The one that ends last comes first. Of layers that reach one returned tensor, as along the shortcuts of a residual network, those count
-        that no other of them builds on.
+        The one that ends last comes first. Of layers that reach one returned tensor, as along the shortcuts
+        of a residual network, those count that no other of them builds on.
         """
         layer_runs = [run for run in self._runs if run.name in self._layers and run.outputs]
         behind = {run: self._runs_behind(run) for run in layer_runs}
@@ -362,8 +380,13 @@ class _Graph:
         for run in layer_runs:
             if run not in used and run not in reached:
                 found |= {_Port(run, False, index): None for index in run.outputs}
+        if chosen:
+            found = {port: None for port in found if port.run.name in chosen}
+            reached = {port.run for port in found}
+            hidden = [run for run in layer_runs if run.name in chosen and run not in reached]
+            found |= {_Port(run, False, index): None for run in hidden for index in run.outputs}
         last = max((port.run.end for port in found), default=0)
-        return sorted(found, key=lambda port: (port.run.end != last, port.run.end, port.index))
+        return sorted(found, key=lambda port: (port.run.end != last, port.run.end, port.place))
 
     def _layers_next_to(self, node: Any, taps: set[str]) -> list[_Port]:
         hits, queue, seen = [], _nearest_ports(node), set()
@@ -460,7 +483,8 @@ def _merged(a: Findings, b: Findings) -> Findings:
     """What either has; the first counts where both have it."""
     return Findings(
         a.outputs | {output: b.outputs[output] for output in b.outputs.keys() - a.outputs.keys()},
-        a.inputs | {key: b.inputs[key] for key in b.inputs if a.inputs.get(key) is None},
+        b.inputs | a.inputs,
+        (a.idle | b.idle) - a.inputs.keys() - b.inputs.keys(),
         {o: a.depends.get(o, frozenset()) | b.depends.get(o, frozenset()) for o in a.depends | b.depends},
         a.ran | b.ran,
         min(a.entrance, b.entrance, key=len),

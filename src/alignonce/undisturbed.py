@@ -45,7 +45,7 @@ def undisturbed(model: nn.Module, mode: str = "present") -> Iterator[None]:
 
 class _AllowingRequiresGrad(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is _SET_REQUIRES_GRAD and args[1] and args[0].requires_grad:
+        if func == _SET_REQUIRES_GRAD and args[1] and args[0].requires_grad:
             return None
         return func(*args, **(kwargs or {}))
 
