@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from alignonce import DirectFeedback, exact_gradients, set_learning_rule
+from alignonce import DirectFeedback, audit_weight_transport, exact_gradients, set_learning_rule
 from alignonce.rules import generator_for
 
 
@@ -284,3 +284,95 @@ def by_hand_cell(cell: nn.RNNCell) -> Callable[[Tensor, Tensor], Tensor]:
         return (x @ cell.weight_ih.t() + cell.bias_ih + h @ cell.weight_hh.t() + cell.bias_hh).tanh()
 
     return run
+
+
+class Coder(nn.Module):
+    """Returns what it made and the hidden numbers that it made it of, as an autoencoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.mean, self.b = nn.Linear(4, 5), nn.Linear(5, 2), nn.Linear(2, 4)
+        self.double()
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.mean(self.a(x).tanh())
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean = self.encode(x)
+        return self.b(mean.tanh()), mean
+
+
+@pytest.mark.parametrize("outputs", ["returned", "b"])
+@pytest.mark.parametrize("by_parts", [False, True])
+def test_returned_hidden_states_are_outputs_unless_others_are_named(outputs: str, by_parts: bool) -> None:
+    model, x, hand = Coder(), drawn(6, 4), ByHand()
+    set_learning_rule(model, DirectFeedback(outputs=outputs), inputs=x)
+    if by_parts:
+        mean = model.encode(x)
+        ours = gradients(model, loss(model.b(mean.tanh()), mean))
+    else:
+        ours = gradients(model, loss(*model(x)))
+
+    named = dict(model.named_buffers())
+    assert ("mean.direct_feedback_of_output_1" in named) == (outputs == "returned")
+    with exact_gradients(model):
+        h = model.a(x).tanh()
+        mean = model.mean(h.detach())
+        y = model.b(hand.cut(mean.tanh(), lambda e: e[0] @ named["b.direct_feedback"]))
+        value = loss(y, mean)
+        (e,) = torch.autograd.grad(value, [y], retain_graph=True)
+        arriving = (mean.tanh() * (e @ named["b.direct_feedback"])).sum() + value
+        (e_mean,) = torch.autograd.grad(arriving, [mean], retain_graph=True)
+        received = e @ named["mean.direct_feedback"]
+        if outputs == "returned":
+            received = received + e_mean @ named["mean.direct_feedback_of_output_1"]
+        equal(ours, gradients(model, arriving + (h * received).sum()))
+
+
+def test_layers_that_training_drops_are_looked_for_in_evaluation() -> None:
+    class Dropping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.a(x).tanh()
+            return self.head(h if self.training else h + self.b(h).tanh())
+
+    model, x = Dropping().double(), drawn(6, 4)
+    summary = set_learning_rule(model, DirectFeedback(), inputs=x)
+    assert {row.name for row in summary.rows} == {"a", "b", "head"}
+    assert audit_weight_transport(model.eval(), x, loss).free_of_transport
+    assert all(g.any() for g in gradients(model, loss(model(x))))
+
+
+def test_batch_norm_in_training_refuses_a_batch_of_one_and_gets_two() -> None:
+    model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3))
+    set_learning_rule(model, DirectFeedback(), inputs=drawn(1, 4).float())
+    assert model[3].direct_feedback.shape == (3, 5)
+
+
+def test_the_summary_lists_what_stays_exact_and_how_many_outputs_send_errors() -> None:
+    model = nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.Linear(5, 3))
+    assert [
+        item.name for item in set_learning_rule(model, DirectFeedback(), inputs=drawn(2, 4).float()).exact
+    ] == ["1"]
+    assert set_learning_rule(TwoHeads(), DirectFeedback(), inputs=drawn(2, 4)).rows[0].format == (
+        "direct float64, 2 outputs"
+    )
+
+
+def test_an_output_layer_that_runs_more_often_than_at_conversion_gets_a_clear_error() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.head, self.times = nn.Linear(4, 4), nn.Linear(4, 3), 1
+
+        def forward(self, x: Tensor) -> Tensor:
+            return sum(self.head(self.a(x)) for _ in range(self.times))
+
+    model, x = Twice().double(), drawn(6, 4)
+    set_learning_rule(model, DirectFeedback(), inputs=x)
+    model.times = 2
+    with pytest.raises(RuntimeError, match="output layer 'head' ran twice .* inputs= that run the model"):
+        model(x)

@@ -42,10 +42,15 @@ class _Join(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:
-        errors = [
-            carry(error, feedback, way, shape).to(dtype)
-            for feedback, way, (shape, dtype) in zip(ctx.saved_tensors, ctx.ways, ctx.shapes, strict=True)
-        ]
+        errors, rows = [], None
+        for feedback, way, (shape, dtype) in zip(ctx.saved_tensors, ctx.ways, ctx.shapes, strict=True):
+            if way[0] == "last":  # by far the most frequent: the same rows for all
+                if rows is None or rows.dtype != feedback.dtype:
+                    rows = error.to(feedback.dtype).reshape(-1, feedback.shape[0])
+                back = rows.mm(feedback).reshape(shape)
+            else:
+                back = carry(error, feedback, way, shape)
+            errors.append(back.to(dtype))
         return (error, None, None, *[None] * len(errors), *errors)
 
 
@@ -161,6 +166,7 @@ class Cut:
         if not self.state.running:
             return _cut_in_the_graph(self, module, args, kwargs)
         done: dict[int, Tensor] = {}
+        tapped = self.state.tapped
 
         def cut(x: Tensor) -> Tensor:
             if not x.is_floating_point():
@@ -168,8 +174,8 @@ class Cut:
             if id(x) in done:  # one tensor given twice (query and key) is one input
                 return done[id(x)]
             if x.requires_grad:
-                for output, buffer, way in self.routes_of(len(done)):
-                    self.state.tapped[output].append((getattr(module, buffer), x, way, self.name))
+                for output, buffer, way in self.routes.get(len(done)) or self.routes_of(len(done)):
+                    tapped[output].append((getattr(module, buffer), x, way, self.name))
             done[id(x)] = x.detach()
             return done[id(x)]
 
@@ -320,8 +326,9 @@ def _cuts_behind(node: Any, state: State) -> list[_CutInput]:
 
 def _join(output: Tensor, state: State, tapped: list[_Tapped]) -> Tensor:
     feedbacks, inputs, ways, _ = zip(*tapped, strict=True)
+    size = output.numel()
     for feedback, x, way, name in tapped:
-        if not fits(output, feedback, way, x):
+        if not fits(size, feedback, way, x):
             raise ValueError(
                 f"direct feedback: the input of {name!r} has shape {tuple(x.shape)} and the output "
                 f"{tuple(output.shape)}: other sizes than the batch that set_learning_rule was given"

@@ -15,8 +15,9 @@ class Way(NamedTuple):
     """How B takes an output's error to an input."""
 
     kind: str
-    """``"position"``: on the features of each position (token, pixel, example) by itself. ``"example"``: on
-    all of an example. ``"sum"``: on the sum over examples, for an input that is one for all."""
+    """``"position"``: on the features of each position (token, pixel, example) by itself; ``"last"``: so too,
+    where features are the last dimension of both. ``"example"``: on all of an example. ``"sum"``: on the sum
+    over examples, for an input that is one for all."""
     output_dim: int
     """Of features (counted from the end) or of the batch."""
     input_dim: int
@@ -32,7 +33,7 @@ def way_of(layer: nn.Module, output: Shapes, tapped: nn.Module, input: Shapes) -
     if (same_kind or layer_kind(type(tapped)) is None) and len(input.first) == dims > 1:
         positions = [_without(shape, features) for shape in (*output, *input)]
         if positions[0] == positions[2] and positions[1] == positions[3]:
-            return Way("position", features, features, dims)
+            return Way("last" if features == -1 else "position", features, features, dims)
     if len(output.changed) != 1:
         return None
     (batch,) = output.changed
@@ -48,40 +49,35 @@ def way_of(layer: nn.Module, output: Shapes, tapped: nn.Module, input: Shapes) -
 
 def size(way: Way, output: torch.Size, input: torch.Size) -> tuple[int, int]:
     """Rows and columns of B."""
-    if way.kind == "position":
+    if way.kind in ("last", "position"):
         return output[way.output_dim], input[way.input_dim]
     columns = input.numel() if way.kind == "sum" else input.numel() // input[way.input_dim]
     return output.numel() // output[way.output_dim], columns
 
 
-def fits(output: Tensor, feedback: Tensor, way: Way, input: Tensor) -> bool:
-    """Whether an output and an input have the sizes that B was made for."""
-    if way.kind == "sum":
-        return input.numel() == feedback.shape[1]
-    return output.numel() * feedback.shape[1] == input.numel() * feedback.shape[0]
+def fits(output_size: int, feedback: Tensor, way: Way, input: Tensor) -> bool:
+    """Whether an output of so many elements and an input have the sizes that B was made for."""
+    rows, columns = feedback.shape
+    if way[0] == "sum":
+        return input.numel() == columns
+    return output_size * columns == input.numel() * rows
 
 
 def carry(error: Tensor, feedback: Tensor, way: Way, shape: torch.Size) -> Tensor:
-    """B·e, of an input's shape."""
+    """B·e, of an input's shape, for all ways but ``"last"``."""
     error = error.to(feedback.dtype)
     if way.kind == "position":
-        rows = _moved(error, way.output_dim, -1).reshape(-1, feedback.shape[0])
+        rows = error.movedim(way.output_dim, -1).reshape(-1, feedback.shape[0])
         back = rows.mm(feedback)
-        if way.input_dim == -1:
-            return back.reshape(shape)
         return back.reshape(*_without(shape, way.input_dim), -1).movedim(-1, way.input_dim)
     single = error.dim() < way.output_dims
-    rows = (error if single else _moved(error, way.output_dim, 0)).reshape(-1, feedback.shape[0])
+    rows = (error if single else error.movedim(way.output_dim, 0)).reshape(-1, feedback.shape[0])
     if way.kind == "sum":
         rows = rows.sum(0, keepdim=True)
     back = rows.mm(feedback)
     if single or way.input_dim == 0:
         return back.reshape(shape)
     return back.reshape(-1, *_without(shape, way.input_dim)).movedim(0, way.input_dim)
-
-
-def _moved(x: Tensor, dim: int, to: int) -> Tensor:
-    return x if dim == to else x.movedim(dim, to)
 
 
 def _feature_dim(layer: nn.Module, dims: int) -> int:
