@@ -374,5 +374,29 @@ def test_an_output_layer_that_runs_more_often_than_at_conversion_gets_a_clear_er
     model, x = Twice().double(), drawn(6, 4)
     set_learning_rule(model, DirectFeedback(), inputs=x)
     model.times = 2
-    with pytest.raises(RuntimeError, match="output layer 'head' ran twice .* inputs= that run the model"):
+    with pytest.raises(RuntimeError, match=r"output layer 'head' ran twice .* inputs= that run the model"):
         model(x)
+
+
+@pytest.mark.parametrize("call", ["call", "forward"])
+def test_a_model_that_runs_on_its_own_output_learns_in_each_pass_from_what_arrives_at_its_output(
+    call: str,
+) -> None:
+    model, x, hand = (
+        nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 4)).double(),
+        drawn(6, 4),
+        ByHand(),
+    )
+    set_learning_rule(model, DirectFeedback(), inputs=x)
+    run = model if call == "call" else model.forward
+    ours = gradients(model, loss(run(run(x))))
+    with exact_gradients(model):
+        h = model[0](x).tanh()
+        y = model[2](h.detach())
+        h2 = model[0](y.detach()).tanh()
+        z = model[2](h2.detach())
+        value = loss(z)
+        (e,) = torch.autograd.grad(value, [z], retain_graph=True)
+        e1 = e @ model[0].direct_feedback
+        total = value + (h2 * (e @ model[2].direct_feedback)).sum() + (y * e1).sum()
+        equal(ours, gradients(model, total + (h * (e1 @ model[2].direct_feedback)).sum()))

@@ -88,6 +88,8 @@ class Plan:
     """In the order in which they run."""
     outputs: tuple[tuple[nn.Module, dict[int, int]], ...]
     """Output layers, and for each of their output tensors by place: the number of the output."""
+    hidden: frozenset[int]
+    """Numbers of outputs that others depend on."""
     unseen: tuple[tuple[str, nn.Module], ...]
     """Layers that did not run."""
     entrance: nn.Module
@@ -101,7 +103,7 @@ _HOOKS = (Begin, Cut, JoinAtOutput, End, Refuse)
 
 def install(plan: Plan) -> None:
     """Put direct feedback into a model that has none; its layers must be plain or keep their own rules."""
-    state = State(sum(len(numbers) for _, numbers in plan.outputs), plan.once)
+    state = State(sum(len(numbers) for _, numbers in plan.outputs), plan.hidden, plan.once)
     plan.entrance.register_forward_pre_hook(Begin(state))
     for tap in plan.taps:
         for name, feedback in tap.buffers.items():

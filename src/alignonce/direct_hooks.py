@@ -30,12 +30,12 @@ class _Join(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(output: Tensor, state: Any, ways: Any, *feedback_and_inputs: Tensor) -> Tensor:
+    def forward(output: Tensor, end_of: Any, ways: Any, *feedback_and_inputs: Tensor) -> Tensor:
         return output.detach()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.state, ctx.ways, *rest = inputs
+        _, ctx.end_of, ctx.ways, *rest = inputs
         count = len(rest) // 2
         ctx.save_for_backward(*rest[:count])
         ctx.shapes = [(h.shape, h.dtype) for h in rest[count:]]
@@ -92,8 +92,9 @@ _Tapped = tuple[Tensor, Tensor, Way, str]
 class State:
     """What the hooks of one model share."""
 
-    def __init__(self, outputs: int, once: bool) -> None:
+    def __init__(self, outputs: int, hidden: frozenset[int], once: bool) -> None:
         self.exact = False
+        self.hidden = hidden
         self.once = once
         self.running = False
         """Whether a call of the model goes on, in which what was tapped can be counted on."""
@@ -273,7 +274,7 @@ class JoinAtOutput:
             names = [name for *_, name in tapped]
             state.reached.update(names)
             self._refuse_repeated(tapped)
-        return _join(output, state, tapped)
+        return _join(output, state, number, tapped)
 
     def _refuse_repeated(self, tapped: list[_Tapped]) -> None:
         seen: set[str] = set()
@@ -304,17 +305,17 @@ def _join_in_the_graph(hook: JoinAtOutput, output: Any) -> Any:
             feedback, way = cut.feedback[number]
             tapped.append((feedback, cut.x, way, cut.name))
         if tapped:
-            joined[id(x)] = _join(x, hook.state, tapped)
+            joined[id(x)] = _join(x, hook.state, number, tapped)
     return tree_map_only(Tensor, lambda x: joined.get(id(x), x), output)
 
 
 def _cuts_behind(node: Any, state: State) -> list[_CutInput]:
-    """The inputs cut off on all ways back from a node to an earlier output of the model."""
+    """The inputs cut off on all ways back from a node to an earlier forward pass."""
     found: list[_CutInput] = []
     queue, seen = [node], set()
     while queue:
         node = queue.pop()
-        if node is None or node in seen or getattr(node, "state", None) is state:
+        if node is None or node in seen or getattr(node, "end_of", None) is state:
             continue
         seen.add(node)
         cut = getattr(node, "cut", None)
@@ -324,7 +325,7 @@ def _cuts_behind(node: Any, state: State) -> list[_CutInput]:
     return found
 
 
-def _join(output: Tensor, state: State, tapped: list[_Tapped]) -> Tensor:
+def _join(output: Tensor, state: State, number: int, tapped: list[_Tapped]) -> Tensor:
     feedbacks, inputs, ways, _ = zip(*tapped, strict=True)
     size = output.numel()
     for feedback, x, way, name in tapped:
@@ -333,14 +334,16 @@ def _join(output: Tensor, state: State, tapped: list[_Tapped]) -> Tensor:
                 f"direct feedback: the input of {name!r} has shape {tuple(x.shape)} and the output "
                 f"{tuple(output.shape)}: other sizes than the batch that set_learning_rule was given"
             )
+    # What lies behind a last output belongs to an earlier forward pass.
+    end = None if torch.compiler.is_compiling() or number in state.hidden else state
     # The compiler refuses one tensor given twice, as of a layer that runs twice.
     tensors = [*feedbacks, *inputs]
     tensors = [t.view_as(t) if any(t is u for u in tensors[:i]) else t for i, t in enumerate(tensors)]
     if not torch.compiler.is_compiling() and torch._C._autograd._top_saved_tensors_default_hooks(False):
         # A checkpoint around the output layer must not count on B: in its recomputation nothing is joined.
         with torch.autograd.graph.saved_tensors_hooks(_same, _same):
-            return _Join.apply(output, state, ways, *tensors)
-    return _Join.apply(output, None if torch.compiler.is_compiling() else state, ways, *tensors)
+            return _Join.apply(output, end, ways, *tensors)
+    return _Join.apply(output, end, ways, *tensors)
 
 
 def _same(x: Tensor) -> Tensor:

@@ -67,6 +67,7 @@ def plan_direct_feedback(model: nn.Module, rule: DirectFeedback, args: Any, kwar
     return Plan(
         tuple(taps),
         tuple((layers[name], places) for name, places in numbers.items()),
+        frozenset(number for number, output in enumerate(outputs) if output in found.hidden),
         tuple(_unseen(modules, tapped, found)),
         model.get_submodule(found.entrance),
         found.once,

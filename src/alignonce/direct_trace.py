@@ -57,6 +57,8 @@ class Findings:
     """Those with a graph that no output depends on."""
     depends: dict[Output, frozenset[TapInput]]
     """The tapped inputs that each output depends on."""
+    hidden: frozenset[Output]
+    """Outputs that others depend on."""
     ran: dict[str, None]
     """Watched modules that ran with a graph, in the order in which they first ended."""
     entrance: str
@@ -344,8 +346,11 @@ class _Graph:
     def findings(self, first: _Sizes, second: _Sizes, entrance: str) -> Findings:
         depends: dict[Output, set[TapInput]] = {output: set() for output in self.outputs}
         ends = set(self._ports)
+        hidden: set[Output] = set()
         for port in self._ports:
-            for met in self._behind([port], stop=ends.__contains__):
+            for met in self._behind([port]):
+                if met in ends and met.run.name != port.run.name:
+                    hidden.add(Output(met.run.name, met.place))
                 if met.enters and met.run.name in self._taps:
                     depends[Output(port.run.name, port.place)].add(TapInput(met.run.name, met.place))
         outputs = _same_in_all(first.outputs, second.outputs, set(self.outputs))
@@ -355,6 +360,7 @@ class _Graph:
             {TapInput(*key): shapes for key, shapes in inputs.items()},
             frozenset(TapInput(*key) for key in first.inputs.keys() - inputs.keys()),
             {output: frozenset(found) for output, found in depends.items()},
+            frozenset(hidden),
             dict.fromkeys(run.name for run in self._runs if run.outputs),
             entrance,
             self._runs_once(entrance),
@@ -486,6 +492,7 @@ def _merged(a: Findings, b: Findings) -> Findings:
         b.inputs | a.inputs,
         (a.idle | b.idle) - a.inputs.keys() - b.inputs.keys(),
         {o: a.depends.get(o, frozenset()) | b.depends.get(o, frozenset()) for o in a.depends | b.depends},
+        a.hidden | b.hidden,
         a.ran | b.ran,
         min(a.entrance, b.entrance, key=len),
         a.once and b.once,
