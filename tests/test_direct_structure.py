@@ -382,11 +382,7 @@ def test_an_output_layer_that_runs_more_often_than_at_conversion_gets_a_clear_er
 def test_a_model_that_runs_on_its_own_output_learns_in_each_pass_from_what_arrives_at_its_output(
     call: str,
 ) -> None:
-    model, x, hand = (
-        nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 4)).double(),
-        drawn(6, 4),
-        ByHand(),
-    )
+    model, x = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 4)).double(), drawn(6, 4)
     set_learning_rule(model, DirectFeedback(), inputs=x)
     run = model if call == "call" else model.forward
     ours = gradients(model, loss(run(run(x))))

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo  # torch.compiler.disable imports the compiler at once
 from torch.utils._pytree import tree_map_only
 
+from alignonce.direct_labels import differentiable_tensors
 from alignonce.direct_matrices import Way, carry, fits
-from alignonce.direct_trace import differentiable_tensors
 
 __all__ = ["Begin", "Cut", "End", "JoinAtOutput", "Refuse", "Routes", "State"]
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from alignonce.direct_trace import Shapes
+from alignonce.direct_labels import Shapes
 from alignonce.layers import layer_kind
 
 __all__ = ["Way", "carry", "fits", "size", "way_of"]

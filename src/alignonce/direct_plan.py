@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from alignonce.direct import DirectFeedback, Plan, Tap
+from alignonce.direct_graph import Findings
 from alignonce.direct_hooks import Routes
+from alignonce.direct_labels import Output, TapInput
 from alignonce.direct_matrices import Way, size, way_of
-from alignonce.direct_trace import Findings, Output, TapInput, trace
+from alignonce.direct_trace import trace
 from alignonce.layers import layer_kind
 from alignonce.rules import generator_for
 

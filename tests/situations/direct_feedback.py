@@ -238,7 +238,7 @@ def folded_batch(case: Case) -> None:
 @refused(
     "B would be larger than a gibibyte",
     ONE,
-    message=r"B would take 3\.\d GiB in 1 modules, .*max_bytes=",
+    message=r"B would take 5\.7 GiB in 2 modules, .*max_bytes=",
     remedy="tap less, or raise `max_bytes`; nothing was made",
 )
 def large(case: Case) -> None:
