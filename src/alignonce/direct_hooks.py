@@ -5,7 +5,6 @@ an output depends on. Past the model's own call (``model.forward(x)``, ``decode(
 graph, as nodes that let no error through, and the join reads there what its output depends on.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +13,8 @@ from torch._compile import _disable_dynamo  # torch.compiler.disable imports the
 from torch.utils._pytree import tree_map_only
 
 from alignonce.direct_labels import differentiable_tensors
-from alignonce.direct_matrices import Way, carry, fits
+from alignonce.direct_matrices import Way, fits
+from alignonce.direct_nodes import CutInput, Join, Mark, cuts_behind
 
 __all__ = ["Begin", "Cut", "End", "JoinAtOutput", "Refuse", "Routes", "State"]
 
@@ -22,67 +22,6 @@ _REMEDY = "call set_learning_rule again with inputs= that run the model as in tr
 
 Routes = dict[int, tuple[tuple[int, str, Way], ...]]
 """By place of an input: the number of each output that depends on it, the buffer of B, how it acts."""
-
-
-class _Join(torch.autograd.Function):
-    """The identity on the output, whose error goes to all tapped inputs as well."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(output: Tensor, end_of: Any, ways: Any, *feedback_and_inputs: Tensor) -> Tensor:
-        return output.detach()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.end_of, ctx.ways, *rest = inputs
-        count = len(rest) // 2
-        ctx.save_for_backward(*rest[:count])
-        ctx.shapes = [(h.shape, h.dtype) for h in rest[count:]]
-
-    @staticmethod
-    def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:
-        errors, rows = [], None
-        for feedback, way, (shape, dtype) in zip(ctx.saved_tensors, ctx.ways, ctx.shapes, strict=True):
-            if way[0] == "last":  # by far the most frequent: the same rows for all
-                if rows is None or rows.dtype != feedback.dtype:
-                    rows = error.to(feedback.dtype).reshape(-1, feedback.shape[0])
-                back = rows.mm(feedback).reshape(shape)
-            else:
-                back = carry(error, feedback, way, shape)
-            errors.append(back.to(dtype))
-        return (error, None, None, *[None] * len(errors), *errors)
-
-
-class _Mark(torch.autograd.Function):
-    """The identity; the graph goes on behind it, and no error does."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, cut: "_CutInput") -> Tensor:
-        ctx.cut = cut
-        return x.detach()
-
-    @staticmethod
-    def backward(ctx: Any, error: Tensor) -> tuple[None, None]:
-        if not ctx.cut.joined:
-            raise RuntimeError(
-                f"direct feedback: the loss depends on {ctx.cut.name!r}, but on no output layer that ran: "
-                "errors start there. Let the loss depend on the model's output, or give what it depends on a "
-                "learning rule of its own"
-            )
-        return None, None
-
-
-@dataclass(eq=False)
-class _CutInput:
-    """An input that was cut off past the model's own call."""
-
-    state: "State"
-    name: str
-    x: Tensor
-    feedback: dict[int, tuple[Tensor, Way]]
-    """By number of the output."""
-    joined: bool = False
 
 
 _Tapped = tuple[Tensor, Tensor, Way, str]
@@ -208,7 +147,7 @@ def _cut_in_the_graph(cut: Cut, module: nn.Module, args: Any, kwargs: Any) -> An
         if state.marks:  # in a recomputation too: a layer saves more where its input has a graph
             routes = cut.routes_of(index)
             feedback = {output: (getattr(module, buffer), way) for output, buffer, way in routes}
-            done[id(x)] = _Mark.apply(x, _CutInput(state, cut.name, x, feedback, joined=recomputing))
+            done[id(x)] = Mark.apply(x, CutInput(state, cut.name, x, feedback, joined=recomputing))
         else:
             done[id(x)] = x.detach()
     return tree_map_only(Tensor, lambda x: done.get(id(x), x), (args, kwargs))
@@ -295,7 +234,7 @@ def _join_in_the_graph(hook: JoinAtOutput, output: Any) -> Any:
     joined = {}
     for x, number in hook.tensors(output):
         tapped: list[_Tapped] = []
-        for cut in _cuts_behind(x.grad_fn, hook.state):
+        for cut in cuts_behind(x.grad_fn, hook.state):
             cut.joined = True
             if number not in cut.feedback:
                 raise RuntimeError(
@@ -307,22 +246,6 @@ def _join_in_the_graph(hook: JoinAtOutput, output: Any) -> Any:
         if tapped:
             joined[id(x)] = _join(x, hook.state, number, tapped)
     return tree_map_only(Tensor, lambda x: joined.get(id(x), x), output)
-
-
-def _cuts_behind(node: Any, state: State) -> list[_CutInput]:
-    """The inputs cut off on all ways back from a node to an earlier forward pass."""
-    found: list[_CutInput] = []
-    queue, seen = [node], set()
-    while queue:
-        node = queue.pop()
-        if node is None or node in seen or getattr(node, "end_of", None) is state:
-            continue
-        seen.add(node)
-        cut = getattr(node, "cut", None)
-        if isinstance(cut, _CutInput) and cut.state is state:
-            found.append(cut)
-        queue.extend(before for before, _ in node.next_functions)
-    return found
 
 
 def _join(output: Tensor, state: State, number: int, tapped: list[_Tapped]) -> Tensor:
@@ -342,8 +265,8 @@ def _join(output: Tensor, state: State, number: int, tapped: list[_Tapped]) -> T
     if not torch.compiler.is_compiling() and torch._C._autograd._top_saved_tensors_default_hooks(False):
         # A checkpoint around the output layer must not count on B: in its recomputation nothing is joined.
         with torch.autograd.graph.saved_tensors_hooks(_same, _same):
-            return _Join.apply(output, end, ways, *tensors)
-    return _Join.apply(output, end, ways, *tensors)
+            return Join.apply(output, end, ways, *tensors)
+    return Join.apply(output, end, ways, *tensors)
 
 
 def _same(x: Tensor) -> Tensor:
