@@ -8,7 +8,6 @@ from torch.utils.checkpoint import checkpoint
 
 from alignonce import (
     Backpropagation,
-    DirectFeedback,
     LowRank,
     RandomFeedback,
     SoftAlignment,
@@ -407,13 +406,16 @@ def test_what_is_compiled_is_audited(backend: str) -> None:
 @pytest.mark.parametrize("way", ["the model", "a part"])
 def test_code_that_was_compiled_before_a_change_is_not_free_of_transport(backend: str, way: str) -> None:
     model, x, targets = mlp(), batch_of_six(), torch.tensor([0, 1, 2])
+    set_learning_rule(model, SoftAlignment(0.5))
     given = torch.compile(model, backend=backend)
     if way == "a part":
         given = nn.Sequential(nn.Linear(6, 6), given)
+        set_learning_rule(given[0], SoftAlignment(0.5))
     loss(given(x)).backward()
-    set_learning_rule(model, DirectFeedback(), inputs=x)
+    # PyTorch does not look whether compiled code has had a hook since.
+    model[0].register_forward_hook(lambda layer, args, output: output.detach())
     report = audit_weight_transport(given, x, lambda out: F.cross_entropy(out, targets))
-    assert {row.module for row in report.culprits} <= {"0"}  # eagerly it is direct feedback that runs
+    assert not report.culprits
     assert not report.free_of_transport
     assert "0.weight" in str(report.compiled_otherwise)
     assert "call torch.compiler.reset()" in str(report)

@@ -8,6 +8,7 @@ import alignonce.recurrent  # noqa: F401  (both make their kinds of layers known
 from alignonce import direct
 from alignonce.compression import AskedFormat, Compression, check_format
 from alignonce.direct import DirectFeedback
+from alignonce.direct_plan import plan_direct_feedback
 from alignonce.eligibility import ConversionPlan, Where, plan_conversion
 from alignonce.formats import Dense, FeedbackFormat
 from alignonce.formats.compressed import HeldFeedback
@@ -16,6 +17,7 @@ from alignonce.model_access import (
     Inputs,
     call_arguments,
     check_inputs,
+    exact_gradients,
     qualified,
     refuse_flat_parameters,
     unwrap,
@@ -177,20 +179,30 @@ def _set_direct_feedback(
         )
     if inputs is None:
         raise ValueError("DirectFeedback needs inputs=, a batch, to learn the shapes of the errors")
-    direct.uninstall(model)
-    if rule.taps == "layers":
-        set_learning_rule(model, Backpropagation())
-        if any(isinstance(module, _SEVERAL_IN_ONE) for module in model.modules()):
-            set_learning_rule(
-                model, RandomFeedback(rule.seed), where=lambda _, module: isinstance(module, _SEVERAL_IN_ONE)
-            )
+    with exact_gradients(model):
+        plan = plan_direct_feedback(model, rule, *call_arguments(inputs))
+
+    def has_weights_within(module: nn.Module) -> bool:
+        return rule.taps == "layers" and isinstance(module, _SEVERAL_IN_ONE)
+
+    def has_scale(module: nn.Module) -> bool:
+        return norms == "fixed" and is_norm(module) and bool(list(module.parameters(recurse=False)))
+
+    def keeps_feedback(_: str, module: nn.Module) -> bool:
+        return has_weights_within(module) or has_scale(module)
+
     scales: tuple[FeedbackRow, ...] = ()
-    if norms == "fixed" and any(is_norm(m) and list(m.parameters(recurse=False)) for m in model.modules()):
-        scales = set_learning_rule(
-            model, RandomFeedback(rule.seed), where=lambda _, module: is_norm(module), norms=norms
-        ).rows
-    taps = direct.install(model, rule, *call_arguments(inputs))
-    return RuleSummary(rule, (*(FeedbackRow.of_tap(tap, rule) for tap in taps), *scales), ())
+    if any(keeps_feedback("", module) for module in model.modules()):
+        # In one call, which is the last that may raise an error.
+        kept = set_learning_rule(model, RandomFeedback(rule.seed), where=keeps_feedback, norms=norms)
+        scales = tuple(row for row in kept.rows if isinstance(row.rule, FixedScale))
+    if rule.taps == "layers":
+        set_learning_rule(model, Backpropagation(), where=lambda *pair: not keeps_feedback(*pair))
+    direct.uninstall(model)
+    direct.install(plan, rule)
+    conversion = plan_conversion(model, Backpropagation(), None, norms)
+    rows = (*(FeedbackRow.of_tap(tap, rule) for tap in plan.taps), *scales)
+    return RuleSummary(rule, rows, tuple(item for item in conversion.exact if not item.refused))
 
 
 def _aligned(layer: nn.Module, format: FeedbackFormat) -> float:

@@ -123,25 +123,26 @@ def plan_conversion(model: nn.Module, rule: LearningRule, where: Where, norms: s
         TypeError: if ``where`` is none of what it can be.
         ValueError: if a pattern in ``where`` fits no module, or forward weights are not finite.
     """
-    selected = _selection(model, where)
-    names = weight_names(model)
-    depths = {key: depth for depth, key in enumerate(names)}
-    layers: dict[str, nn.Module] = {}
-    exact: list[ExactModule] = []
-    not_finite: list[str] = []
     attention_of = {
         f"{name}.out_proj".removeprefix("."): name
         for name, module in model.named_modules()
         if isinstance(module, nn.MultiheadAttention)
     }
+    selected = _selection(model, where)
+    for projection, attention in attention_of.items():  # which is one layer with its attention
+        (selected.add if attention in selected else selected.discard)(projection)
+    names = weight_names(model)
+    depths = {key: depth for depth, key in enumerate(names)}
+    layers: dict[str, nn.Module] = {}
+    exact: list[ExactModule] = []
+    not_finite: list[str] = []
     readers = {
         f"{name}.{child}".removeprefix("."): plain_name(module)
         for name, module in model.named_modules()
         for child in read_past_forward(type(module))
     }
     for name, module in model.named_modules():
-        attention = attention_of.get(name)
-        chosen = name in selected if attention is None else attention in selected
+        attention, chosen = attention_of.get(name), name in selected
         kind = kind_for(module, norms)
         reason = refusal(module, norms)
         if chosen and kind is not None and reason is None and not isinstance(rule, Backpropagation):

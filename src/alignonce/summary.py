@@ -73,9 +73,11 @@ class FeedbackRow:
         """Describe the direct feedback to a module's inputs; the shape is that of the first B."""
         size = sum(b.numel() * b.element_size() for b in tap.feedback)
         shape = tuple(tap.feedback[0].shape) if tap.feedback else ()
-        dtype = str(tap.feedback[0].dtype).removeprefix("torch.") if tap.feedback else ""
-        kind = type(tap.module).__name__
-        return cls(tap.name, kind, shape, rule, f"direct {dtype}", math.nan, size)
+        form = f"direct {dtype_name(tap.feedback[0].dtype)}" if tap.feedback else "no error reaches it"
+        outputs = len({output for routes in tap.routes.values() for output, _, _ in routes})
+        if outputs > 1:
+            form += f", {outputs} outputs"
+        return cls(tap.name, type(tap.module).__name__, shape, rule, form, math.nan, size)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Running a model without leaving a trace in it."""
+"""Running a model without leaving a trace in it, and as its code expects."""
 
 import random
 from collections.abc import Iterator
