@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from alignonce import RandomFeedback, SoftAlignment, exact_gradients, set_learning_rule
-from alignonce.attention import FeedbackMultiheadAttention
+from alignonce.layers.attention import FeedbackMultiheadAttention
 
 HEADS, WIDTH = 2, 4
 

@@ -15,7 +15,7 @@ from alignonce import (
     feedback_weights,
     set_learning_rule,
 )
-from alignonce.error_samples import sample_errors
+from alignonce.conversion.error_samples import sample_errors
 
 SAME = SoftAlignment(1.0)
 

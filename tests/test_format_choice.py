@@ -18,7 +18,7 @@ from alignonce import (
     format_choice,
     set_learning_rule,
 )
-from alignonce.format_choice import CANDIDATES, Probe
+from alignonce.conversion.auto_format import CANDIDATES, Probe
 
 SAME = SoftAlignment(1.0)
 RANK = LowRank(1 / 8, dtype=torch.bfloat16)

@@ -29,7 +29,7 @@ from alignonce import (
     set_learning_rule,
 )
 from alignonce.layers import FeedbackLayer
-from alignonce.norms import FixedScale, norm_kind
+from alignonce.layers.norms import FixedScale, norm_kind
 
 SOFT = SoftAlignment(cosine=0.5, seed=1)
 

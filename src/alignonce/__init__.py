@@ -3,17 +3,19 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from alignonce.audit import TransportReport, audit_weight_transport
+from alignonce.audit.audit import TransportReport, audit_weight_transport
 from alignonce.checkpoints import load_feedback, plain_state_dict, save_feedback
-from alignonce.conversion import set_learning_rule
-from alignonce.direct import DirectFeedback
-from alignonce.equivalents import register_equivalent
+from alignonce.conversion.convert import set_learning_rule
 from alignonce.evolution import evolve, evolve_after
-from alignonce.evolving_rules import KolenPollack, PeriodicAlignment, SignSymmetry, WeightMirror
 from alignonce.formats import FP8, Dense, FeedbackFormat, Int4, Int8, LowRank, SemiStructured, Sign, Sparse
+from alignonce.layers.equivalents import register_equivalent
 from alignonce.model_access import exact_gradients, feedback_weights
 from alignonce.noise_pretraining import pretrain_on_noise
-from alignonce.rules import Backpropagation, LearningRule, RandomFeedback, SoftAlignment
+from alignonce.rules.base import Backpropagation, LearningRule
+from alignonce.rules.direct import DirectFeedback
+from alignonce.rules.evolving import PeriodicAlignment, SignSymmetry
+from alignonce.rules.fixed import RandomFeedback, SoftAlignment
+from alignonce.rules.learnt import KolenPollack, WeightMirror
 from alignonce.summary import RuleSummary
 
 if TYPE_CHECKING:

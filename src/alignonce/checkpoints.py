@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from alignonce import direct
-from alignonce.conversion import set_learning_rule
+from alignonce.conversion.convert import set_learning_rule
 from alignonce.formats.base import gathered
 from alignonce.formats.compressed import CompressedFeedback, HeldFeedback
-from alignonce.layers import FeedbackLayer, feedback_name, layer_kind
+from alignonce.layers.base import FeedbackLayer, feedback_name, layer_kind
 from alignonce.model_access import Inputs, unwrap
-from alignonce.rule_descriptions import described, rebuilt
-from alignonce.rules import Backpropagation, LearningRule
+from alignonce.rules.base import Backpropagation, LearningRule
+from alignonce.rules.descriptions import described, rebuilt
 
 __all__ = ["load_feedback", "plain_state_dict", "save_feedback"]
 

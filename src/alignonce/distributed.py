@@ -31,11 +31,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from alignonce.evolving_rules import EvolvingRule
 from alignonce.formats import Dense
 from alignonce.formats.compressed import CompressedFeedback
-from alignonce.layers import FeedbackLayer, feedback_name, layer_kind
-from alignonce.modes import runs_exactly
+from alignonce.layers.base import FeedbackLayer, feedback_name, layer_kind
+from alignonce.layers.modes import runs_exactly
+from alignonce.rules.evolving import EvolvingRule
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh

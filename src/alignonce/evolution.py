@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from alignonce.evolution_guard import Watched, after_this_step, as_one_step, install, own_rows, watched
-from alignonce.evolving_rules import EvolutionStep, EvolvingRule
-from alignonce.layers import FeedbackLayer, feedback_name
+from alignonce.layers.base import FeedbackLayer, feedback_name
 from alignonce.model_access import qualified, refuse_flat_parameters, unwrap, weight_names
-from alignonce.rules import whole_number
+from alignonce.rules.base import whole_number
+from alignonce.rules.evolving import EvolutionStep, EvolvingRule
+from alignonce.rules.guard import Watched, after_this_step, as_one_step, install, own_rows, watched
 
 __all__ = ["Evolution", "evolve", "evolve_after"]
 

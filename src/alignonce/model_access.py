@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from alignonce import direct
-from alignonce.evolution_guard import FLATTENED
 from alignonce.formats.base import gathered
-from alignonce.layers import FeedbackLayer, forward_weight_names
-from alignonce.modes import exactly
+from alignonce.layers.base import FeedbackLayer, forward_weight_names
+from alignonce.layers.modes import exactly
+from alignonce.rules.guard import FLATTENED
 
 __all__ = [
     "Inputs",

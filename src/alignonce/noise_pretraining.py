@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alignonce.evolution import evolve
-from alignonce.rules import generator_for, whole_number
+from alignonce.rules.base import generator_for, whole_number
 
 __all__ = ["pretrain_on_noise"]
 

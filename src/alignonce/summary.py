@@ -7,13 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from alignonce.direct import Tap
-from alignonce.eligibility import ExactModule
+from alignonce.direct.install import Tap
 from alignonce.formats import Dense, FeedbackFormat
 from alignonce.formats.base import dtype_name
 from alignonce.formats.compressed import HeldFeedback
-from alignonce.layers import FeedbackLayer, feedback_class
-from alignonce.rules import LearningRule
+from alignonce.layers.base import FeedbackLayer, feedback_class
+from alignonce.rules.base import LearningRule
 
 _DENSE = Dense()
 _PIECE = 2**20
@@ -78,6 +77,20 @@ class FeedbackRow:
         if outputs > 1:
             form += f", {outputs} outputs"
         return cls(tap.name, type(tap.module).__name__, shape, rule, form, math.nan, size)
+
+
+@dataclass(frozen=True)
+class ExactModule:
+    """A module with parameters whose gradients stay exact, and why."""
+
+    name: str
+    kind: str
+    reason: str
+    refused: bool = False
+    """Whether it is a layer that was to be converted and could not be."""
+
+    def __str__(self) -> str:
+        return f"{self.name or '(the model itself)'} ({self.kind}): {self.reason}"
 
 
 @dataclass(frozen=True)
