@@ -505,7 +505,7 @@ layers, out of {count}, of which the statement under Contexts holds. Norm layers
 
 The same contexts with each format under soft alignment, on the kinds of layers that use B in ways of their
 own: {format_kinds}. Gradients are compared to those of the same format in plain eager
-mode; `tests/test_formats.py` holds those against the dense equivalent.
+mode; `tests/formats/test_formats.py` holds those against the dense equivalent.
 
 | format | {head} |
 |---|{rule}

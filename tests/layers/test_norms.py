@@ -29,7 +29,8 @@ from alignonce import (
     set_learning_rule,
 )
 from alignonce.layers import FeedbackLayer
-from alignonce.layers.norms import FixedScale, norm_kind
+from alignonce.layers.norms import norm_kind
+from alignonce.rules import FixedScale
 
 SOFT = SoftAlignment(cosine=0.5, seed=1)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from alignonce import DirectFeedback, audit_weight_transport, exact_gradients, set_learning_rule
-from alignonce.rules import generator_for
+from alignonce.rules.base import generator_for
 
 
 class ByHand:

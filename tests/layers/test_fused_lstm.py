@@ -15,10 +15,10 @@ from alignonce import (
     Sparse,
     exact_gradients,
     feedback_weights,
-    fused_lstm,
     set_learning_rule,
 )
 from alignonce.formats import Dense, FeedbackFormat
+from alignonce.layers import fused_lstm
 
 pytestmark = pytest.mark.skipif(
     not fused_lstm.fits([torch.ones(1)]), reason="PyTorch has no fused LSTM kernels here"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import references
-from alignonce import functional
+from alignonce.layers import functional
 from references import Expected
 
 # torch's own, once in a process, whichever test meets it first

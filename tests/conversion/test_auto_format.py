@@ -15,9 +15,9 @@ from alignonce import (
     LowRank,
     SoftAlignment,
     feedback_weights,
-    format_choice,
     set_learning_rule,
 )
+from alignonce.conversion import auto_format
 from alignonce.conversion.auto_format import CANDIDATES, Probe
 
 SAME = SoftAlignment(1.0)
@@ -32,8 +32,8 @@ def times(monkeypatch: pytest.MonkeyPatch) -> dict[FeedbackFormat, float]:
     def seconds_of(probes: Mapping[FeedbackFormat, Probe]) -> dict[FeedbackFormat, float]:
         return {format: times.get(format, 1.0) for format in probes}
 
-    monkeypatch.setattr(format_choice, "seconds_of", seconds_of)
-    monkeypatch.setattr(format_choice, "_chosen", {})
+    monkeypatch.setattr(auto_format, "seconds_of", seconds_of)
+    monkeypatch.setattr(auto_format, "_chosen", {})
     return times
 
 
@@ -84,8 +84,8 @@ def test_equal_layers_are_measured_once(
     times: dict[FeedbackFormat, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    answer = format_choice.seconds_of
-    monkeypatch.setattr(format_choice, "seconds_of", lambda probes: asked.append(1) or answer(probes))
+    answer = auto_format.seconds_of
+    monkeypatch.setattr(auto_format, "seconds_of", lambda probes: asked.append(1) or answer(probes))
     net = nn.Sequential(*[nn.Linear(64, 64) for _ in range(3)], nn.Linear(64, 4))
     set_learning_rule(net, SAME, format="auto", inputs=X)
     assert len(asked) == 2
