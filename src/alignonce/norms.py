@@ -10,7 +10,6 @@ the bit, γ is never saved for the backward pass, and nothing about a layer need
 output is linear in its scale.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,31 +69,39 @@ class _Normalised(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        graph: Tensor, value: Tensor, again: Callable[..., Tensor],
-        weight: Tensor, bias: Tensor | None, feedback: Tensor, *inputs: Tensor,
+        graph: Tensor, value: Tensor, twin: nn.Module, names: tuple[str, ...],
+        bias: Tensor | None, scale: Tensor, *inputs: Any,
     ) -> Tensor:  # fmt: skip
         return value.detach()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, _, ctx.again, _, bias, feedback, *tensors = inputs
-        ctx.bias = None if bias is None else bias.detach()
-        ctx.save_for_backward(feedback, *tensors)
+        _, _, ctx.twin, ctx.names, bias, *given = inputs
+        ctx.has_bias = bias is not None
+        ctx.given = [None if isinstance(value, Tensor) else value for value in given]
+        ctx.save_for_backward(*(value if isinstance(value, Tensor) else None for value in given))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if not torch.is_grad_enabled():
-            return grad, *[None] * (len(ctx.needs_input_grad) - 1)
-        feedback, *inputs = ctx.saved_tensors
-        parameters = (feedback,) if ctx.bias is None else (feedback, ctx.bias)
+            return grad, *[None] * (4 + len(ctx.given))
+        values = [g if t is None else t for g, t in zip(ctx.given, ctx.saved_tensors, strict=True)]
+        values[0] = scale = values[0].detach()  # γ_B, without the way that gradients take to γ
+        values.insert(1, torch.zeros_like(scale) if ctx.has_bias else None)  # which one does not matter
+        varied = [i for i, v in enumerate(values) if isinstance(v, Tensor) and v.is_floating_point()]
 
-        def again(*tensors: Tensor) -> Tensor:
-            bias = None if ctx.bias is None else tensors[1]
-            return ctx.again(tensors[0], bias, tensors[len(parameters) :])
+        def forward(*tensors: Tensor) -> Tensor:
+            for i, tensor in zip(varied, tensors, strict=True):
+                values[i] = tensor
+            scale, bias, *inputs = values
+            vars(ctx.twin).update(weight=scale, bias=bias)
+            count = len(inputs) - len(ctx.names)
+            return ctx.twin.forward(*inputs[:count], **dict(zip(ctx.names, inputs[count:], strict=True)))
 
-        grads = vjp(again, *parameters, *inputs)[1](grad)
-        of_parameters = grads if ctx.bias is not None else (grads[0], None, *grads[1:])
-        return None, None, None, *of_parameters[:2], None, *of_parameters[2:]
+        grads = vjp(forward, *(values[i] for i in varied))[1](grad)
+        found = dict(zip(varied, grads, strict=True))
+        of_inputs = (found.get(i) for i in range(2, len(values)))
+        return None, None, None, None, found.get(1), found[0], *of_inputs
 
 
 class FeedbackNorm(FeedbackLayer):
@@ -115,24 +122,15 @@ class FeedbackNorm(FeedbackLayer):
         graph = twin.forward(*args, **kwargs)
         if is_compiling() or forward_ad._current_level >= 0:
             return functional.substitute(graph, output)  # no second derivatives there, or by forward mode
-        values = [*args, *kwargs.values()]
-        places = [i for i, v in enumerate(values) if isinstance(v, Tensor) and v.is_floating_point()]
-
-        def again(scale: Tensor, bias: Tensor | None, inputs: Sequence[Tensor]) -> Tensor:
-            vars(twin).update(weight=scale, bias=bias)
-            for place, tensor in zip(places, inputs, strict=True):
-                values[place] = tensor
-            return twin.forward(*values[: len(args)], **dict(zip(kwargs, values[len(args) :], strict=True)))
-
-        parameters = self.weight, self._parameters.get("bias"), self.feedback
-        return functional.apply(_Normalised, graph, output, again, *parameters, *(values[i] for i in places))
+        inputs = self._parameters.get("bias"), scale, *args, *kwargs.values()
+        return functional.apply(_Normalised, graph, output, twin, tuple(kwargs), *inputs)
 
     def _twin(self, **attributes: Tensor | None) -> nn.Module:
         """The plain layer, sharing everything with this one but the given attributes."""
         plain_class = type(self).plain_class
         twin = plain_class.__new__(plain_class)
         # An instance's own attribute comes before nn.Module's look-up of parameters and buffers.
-        twin.__dict__ = {**self.__dict__, **attributes}
+        vars(twin).update(vars(self), **attributes)  # not past nn.Module.__setattr__, which takes longer
         return twin
 
 
