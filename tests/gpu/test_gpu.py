@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from alignonce import LearningRule, exact_gradients, set_learning_rule
+from layers.test_contexts import KINDS, SAME, SOFT, Kind, compiling, every_kind
 from matrix import KINDS as MATRIX_KINDS
 from matrix import RULES
-from test_contexts import KINDS, SAME, SOFT, Kind, compiling, every_kind
 
 pytestmark = pytest.mark.gpu
 if not torch.cuda.is_available():

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from alignonce import FP8, Dense, FeedbackFormat, Int8, LowRank, feedback_weights, set_learning_rule
 from alignonce.formats.base import DECOMPRESSED
-from test_formats import (
+from formats.test_formats import (
     SAME,
     Kind,
     distance,

@@ -80,13 +80,24 @@ class FeedbackNorm(FeedbackLayer):
         """Normalise as the plain layer does, whose arguments and shapes these are."""
         if runs_exactly(self) or not torch.is_grad_enabled():
             return super().forward(*args, **kwargs)
-        kernel = None
+        parameters = self.weight, self._parameters.get("bias"), self.feedback
         if fused_norms.runs_eagerly() and len(args) == 1 and not kwargs:
             output, kernel = fused_norms.run(super().forward, args[0])
+            if kernel is not None:
+                twin = self._twin()
+
+                def once_more(scale: Tensor, bias: Tensor | None, inputs: Sequence[Tensor]) -> Tensor:
+                    vars(twin).update(weight=scale, bias=bias)
+                    return twin.forward(*inputs)
+
+                return fused_norms.normalise(args[0], *parameters, output, kernel, once_more)
         else:
             with torch.no_grad():
                 output = super().forward(*args, **kwargs)
         twin = self._twin(weight=functional.substitute(self.weight, self.feedback))
+        graph = twin.forward(*args, **kwargs)
+        if is_compiling() or forward_ad._current_level >= 0:
+            return functional.substitute(graph, output)  # no second derivatives there, or by forward mode
         values = [*args, *kwargs.values()]
         places = [i for i, v in enumerate(values) if isinstance(v, Tensor) and v.is_floating_point()]
 
@@ -96,12 +107,6 @@ class FeedbackNorm(FeedbackLayer):
                 values[place] = tensor
             return twin.forward(*values[: len(args)], **dict(zip(kwargs, values[len(args) :], strict=True)))
 
-        parameters = self.weight, self._parameters.get("bias"), self.feedback
-        if kernel is not None:
-            return fused_norms.normalise(args[0], *parameters, output, kernel, again)
-        graph = twin.forward(*args, **kwargs)
-        if is_compiling() or forward_ad._current_level >= 0:
-            return functional.substitute(graph, output)  # no second derivatives there, or by forward mode
         return functional.apply(_Normalised, graph, output, again, *parameters, *(values[i] for i in places))
 
     def _twin(self, **attributes: Tensor | None) -> nn.Module:
@@ -109,7 +114,7 @@ class FeedbackNorm(FeedbackLayer):
         plain_class = type(self).plain_class
         twin = plain_class.__new__(plain_class)
         # An instance's own attribute comes before nn.Module's look-up of parameters and buffers.
-        twin.__dict__ = {**self.__dict__, **attributes}
+        vars(twin).update(vars(self), **attributes)  # not past nn.Module.__setattr__, which takes longer
         return twin
 
 
