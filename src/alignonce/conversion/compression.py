@@ -12,8 +12,7 @@ from alignonce.formats import Dense, FeedbackFormat
 from alignonce.formats.compressed import CompressedFeedback, HeldFeedback, as_matrix
 from alignonce.layers.base import forward_weight_names
 from alignonce.model_access import Inputs, call_arguments, exact_gradients
-from alignonce.rules.base import Backpropagation, LearningRule
-from alignonce.rules.direct import DirectFeedback
+from alignonce.rules.base import LearningRule
 from alignonce.summary import FeedbackRow, cosine_similarity
 
 __all__ = ["AskedFormat", "Compression", "check_format"]
@@ -120,9 +119,9 @@ def check_format(rule: LearningRule, format: object, inputs: Inputs | None) -> N
         return
     if format == "auto" and inputs is None:
         raise ValueError("format='auto' needs inputs=, a batch of training's size, to measure with")
-    if isinstance(rule, Backpropagation):
+    if not (rule.has_layer_feedback or rule.has_direct_feedback):
         raise ValueError(f"format={format}: backpropagation has no feedback weights to compress")
-    if rule.evolves or isinstance(rule, DirectFeedback):
+    if rule.evolves or not rule.has_layer_feedback:
         why = "changes its own" if rule.evolves else "has others"
         raise ValueError(
             f"format={format} is for rules with one fixed feedback weight for each layer (RandomFeedback, "

@@ -1,5 +1,7 @@
 """Give a model a learning rule, and take it away again."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -103,8 +105,8 @@ def set_learning_rule(
     check_inputs(model, inputs)
     # A tensor that is made in inference mode could never be saved for a backward pass.
     with torch.inference_mode(False), torch.set_grad_enabled(torch.is_grad_enabled()):
-        if isinstance(rule, DirectFeedback):
-            return _set_direct_feedback(model, rule, where, norms, inputs)
+        if rule.has_direct_feedback:
+            return _set_direct_feedback(model, cast(DirectFeedback, rule), where, norms, inputs)
         return _set_layer_feedback(model, rule, where, format, unconvertible, norms, inputs)
 
 
@@ -118,7 +120,7 @@ def _set_layer_feedback(
     inputs: Inputs | None,
 ) -> RuleSummary:
     plan = plan_conversion(model, rule, where, norms)
-    if isinstance(rule, Backpropagation):
+    if not rule.has_layer_feedback:
         _make_plain(model, plan, where)
         return RuleSummary(rule, (), plan.exact, 0, plan.all_weights)
     _check_plan(plan, where, unconvertible)

@@ -23,7 +23,7 @@ from alignonce.conversion.usage import observe_usage
 from alignonce.layers.base import FeedbackLayer, read_past_forward
 from alignonce.layers.equivalents import mismatch
 from alignonce.model_access import Inputs, qualified, weight_names
-from alignonce.rules.base import Backpropagation, LearningRule
+from alignonce.rules.base import LearningRule
 from alignonce.summary import ExactModule
 
 __all__ = ["ConversionPlan", "Where", "plan_conversion"]
@@ -132,7 +132,7 @@ def plan_conversion(model: nn.Module, rule: LearningRule, where: Where, norms: s
         attention, chosen = attention_of.get(name), name in selected
         kind = kind_for(module, norms)
         reason = refusal(module, norms)
-        if chosen and kind is not None and reason is None and not isinstance(rule, Backpropagation):
+        if chosen and kind is not None and reason is None and rule.has_layer_feedback:
             if attention is not None and attention not in layers:
                 reason = f"part of the attention {attention or '(the model itself)'}, which is left exact"
             else:

@@ -28,6 +28,16 @@ class LearningRule(ABC):
         return False
 
     @property
+    def has_layer_feedback(self) -> bool:
+        """Whether each forward weight has a feedback weight of its own, made by :meth:`feedback_for`."""
+        return True
+
+    @property
+    def has_direct_feedback(self) -> bool:
+        """Whether errors go from the outputs to each layer at once (:mod:`alignonce.direct`)."""
+        return False
+
+    @property
     def transports(self) -> str:
         """What of the forward weights the rule copies while the network learns; empty if nothing."""
         return ""
@@ -86,6 +96,11 @@ class LearningRule(ABC):
 @dataclass(frozen=True)
 class Backpropagation(LearningRule):
     """The reference: the error goes back through W itself. Every model starts with this rule."""
+
+    @property
+    def has_layer_feedback(self) -> bool:
+        """No: its layers are plain ones."""
+        return False
 
     def _feedback(self, w: Tensor, name: str, depth: int) -> Tensor:
         raise TypeError("backpropagation has no feedback weights: its layers are plain layers")

@@ -53,5 +53,15 @@ class DirectFeedback(LearningRule):
             if not isinstance(value, str):
                 object.__setattr__(self, name, tuple(value))
 
+    @property
+    def has_layer_feedback(self) -> bool:
+        """No: its matrices belong to layers' inputs."""
+        return False
+
+    @property
+    def has_direct_feedback(self) -> bool:
+        """Yes."""
+        return True
+
     def _feedback(self, w: Tensor, name: str, depth: int) -> Tensor:
         raise TypeError("direct feedback belongs to a layer's input, not to a forward weight")

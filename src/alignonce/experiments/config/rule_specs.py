@@ -175,7 +175,7 @@ def has_fixed_feedback(spec: str) -> bool:
         False for backpropagation, direct feedback and rules whose feedback weights change.
     """
     rule = parse_rule(spec, 0)
-    return not (rule.evolves or isinstance(rule, Backpropagation | DirectFeedback))
+    return rule.has_layer_feedback and not rule.evolves
 
 
 ALL_COSINES = "soft"

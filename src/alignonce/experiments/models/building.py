@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from alignonce import DirectFeedback, feedback_weights, set_learning_rule
+from alignonce import feedback_weights, set_learning_rule
 from alignonce.experiments.config.format_specs import parse_format
 from alignonce.experiments.config.network import Init, NetworkConfig
 from alignonce.experiments.config.rule_specs import parse_rule
@@ -196,7 +196,7 @@ def _under_rule(model: nn.Module, config: RunConfig, draw_noise: Callable[..., T
     """
     rule = parse_rule(config.rule, derived_seed(config.seed, "feedback"))
     format = parse_format(config.format)
-    direct, inputs = isinstance(rule, DirectFeedback), None
+    direct, inputs = rule.has_direct_feedback, None
     if direct or format.fits_errors:
         noise = draw_noise(generator=torch.Generator().manual_seed(derived_seed(config.seed, "probes")))
         inputs = noise[:2] if direct else noise

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from alignonce import Backpropagation, DirectFeedback
 from alignonce.experiments.config.devices import device_name, pick_device
 from alignonce.experiments.config.rule_specs import parse_rule
 from alignonce.experiments.config.run import RunConfig, TrainingConfig
@@ -299,7 +298,7 @@ def _shape(config: RunConfig) -> str:
     """What runs must have in common, as text."""
     rule = parse_rule(config.rule, 0)
     # Networks of these two have no feedback weights, or none that belong to forward weights.
-    kind = config.rule if isinstance(rule, Backpropagation | DirectFeedback) else "feedback weights"
+    kind = "feedback weights" if rule.has_layer_feedback else config.rule
     return f"{kind}, {config.model_dump_json(exclude={'rule', 'seed'})}"
 
 
