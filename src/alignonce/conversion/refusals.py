@@ -59,7 +59,10 @@ def refusal(module: nn.Module, norms: str) -> str | None:
     if origin.startswith(_QUANTISED) and not type(module).__name__.endswith("PackedParams"):
         return "quantised: no gradient goes back through it. Set the rule first, and quantise after training"
     if origin.startswith(_FAKE_QUANTISED):
-        return "prepared for quantisation-aware training, which reads the weight in its own way"
+        return (
+            "prepared for quantisation-aware training, which reads the weight in its own way: set the rule "
+            "on a model that is not prepared, and quantise after training"
+        )
     other_norm = norms == "fixed" and isinstance(module, _NORMS) and list(module.parameters(recurse=False))
     if kind is None and not other_norm:
         return "a recurrent layer of another kind" if isinstance(module, _RECURRENT) else None
