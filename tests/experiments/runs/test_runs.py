@@ -8,7 +8,7 @@ from small_runs import made_data, save_small_run, small_config
 
 from alignonce.experiments.files import ensure_writable, write_atomically
 from alignonce.experiments.runs import folder as runs
-from alignonce.experiments.runs.finding import find_folder, free_folder
+from alignonce.experiments.runs.finding import find_run, free_folder
 from alignonce.experiments.runs.folder import RunFolder
 from alignonce.experiments.training.loop import TrainingResult, evaluate, train
 from alignonce.experiments.training.metrics import Measurement, Metrics, angle_deg
@@ -107,13 +107,13 @@ def test_empty_and_damaged_folders_are_said_plainly(tmp_path):
 
 def test_same_run_finds_its_folder_and_another_gets_its_own(tmp_path):
     data, config = made_data(), small_config()
-    first = find_folder(tmp_path, config, data)
+    first = find_run(tmp_path, config, data)[0]
     assert first.path == tmp_path / "soft-0.5-seed0"
     first.save(config, data, train(config, data))
-    assert find_folder(tmp_path, config, data) == first
+    assert find_run(tmp_path, config, data)[0] == first
     longer = small_config(epochs=3)
-    assert find_folder(tmp_path, longer, data).path == tmp_path / "soft-0.5-seed0-2"
-    assert find_folder(tmp_path, config, made_data(100)).path == tmp_path / "soft-0.5-seed0-2"
+    assert find_run(tmp_path, longer, data)[0].path == tmp_path / "soft-0.5-seed0-2"
+    assert find_run(tmp_path, config, made_data(100))[0].path == tmp_path / "soft-0.5-seed0-2"
 
 
 def test_free_folder_is_numbered_and_named_after_the_run(tmp_path):

@@ -10,7 +10,6 @@ from alignonce import RandomFeedback, set_learning_rule
 from alignonce.experiments.config.devices import pick_device
 from alignonce.experiments.config.schedules import rate_factor
 from alignonce.experiments.config.seeds import derived_seed
-from alignonce.experiments.models import build_run_model
 from alignonce.experiments.tasks import images
 from alignonce.experiments.training import loop as training
 from alignonce.experiments.training.loop import evaluate, train
@@ -140,7 +139,7 @@ def test_divergence_is_recorded_with_its_exact_step(monkeypatch, check):
 
 def _losses_of_plain_loop(data, learning_rate):
     config = small_config(rule="bp", optimizer="sgd", learning_rate=learning_rate)
-    model = build_run_model(config, data.image_shape, data.num_classes, data.mean, data.std)
+    model = data.build_model(config)
     set_learning_rule(model, RandomFeedback(seed=derived_seed(0, "feedback")))
     optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=0.9)
     generator = torch.Generator().manual_seed(derived_seed(0, "batches"))
@@ -148,7 +147,7 @@ def _losses_of_plain_loop(data, learning_rate):
     for _ in range(3):
         for batch in torch.randperm(200, generator=generator).split(32):
             loss = torch.nn.functional.cross_entropy(
-                model(data.train_images[batch] / 255), data.train_labels[batch]
+                model(data.images.train_images[batch] / 255), data.images.train_labels[batch]
             )
             optimizer.zero_grad()
             loss.backward()
