@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import made_data, save_small_run, small_config
+from small_runs import made_data, made_images, save_small_run, small_config
 
 from alignonce.experiments.files import ensure_writable, write_atomically
 from alignonce.experiments.runs import folder as runs
@@ -22,7 +22,7 @@ def test_run_comes_back_from_disk_as_it_was(tmp_path):
 def test_saved_network_reproduces_its_test_accuracy(tmp_path):
     for model in ("mlp", "resnet"):
         record = save_small_run(tmp_path / model, model=model, width=8, rule="soft:0.5")
-        data = made_data()
+        data = made_images()
         loss, accuracy = evaluate(
             RunFolder(tmp_path / model).load_model(), data.test_images, data.test_labels
         )
