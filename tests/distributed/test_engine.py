@@ -100,24 +100,24 @@ def learn_alike_in_mixed_precision(rank):
 
 def audits(rank):
     data = made_data()
-    x = as_pixels(data.images.train_images[:8])
+    x, labels = as_pixels(data.images.train_images[:8]), data.images.train_labels[:8]
     for changes in [*RULES, {"rule": "kp"}, {"rule": "dfa"}]:
         for strategy in STRATEGIES:
             config = spread(config_of(**changes), strategy)
             engine, model = Engine(config), built(config)
             forward = engine.set_up(model)
-            report = audit_weight_transport(model, x, lambda y: F.cross_entropy(y, data.train_labels[:8]))
+            report = audit_weight_transport(model, x, lambda y: F.cross_entropy(y, labels))
             assert report.free_of_transport == (config.rule != "bp"), f"{changes} {strategy}: {report}"
             # It left the network as it was: exact gradients are backpropagation's, and it goes on learning.
             with exact_gradients(model):
-                F.cross_entropy(forward(x), data.train_labels[:8]).backward()
+                F.cross_entropy(forward(x), labels).backward()
             plain = built(config_of(rule="bp"))
-            F.cross_entropy(plain(x), data.train_labels[:8]).backward()
+            F.cross_entropy(plain(x), labels).backward()
             for p, q in zip(model.parameters(), plain.parameters(), strict=True):
                 grad = p.grad.full_tensor() if strategy == "fsdp" else p.grad
                 assert torch.allclose(grad, q.grad, atol=1e-6), f"{changes} {strategy}"
             optimizer = build_optimizer(model, config)
-            F.cross_entropy(forward(x), data.train_labels[:8]).backward()
+            F.cross_entropy(forward(x), labels).backward()
             optimizer.step()
             evolve(model, 1)
             assert alignment(model).keys() == alignment(built(config)).keys()

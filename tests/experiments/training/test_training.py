@@ -101,10 +101,10 @@ def test_measurements_say_where_in_training_they_were_made():
 def test_reported_accuracies_are_those_of_the_returned_model():
     data = made_data()
     result = train(small_config(), data)
-    logits = result.model.eval()(data.test_images / 255)
-    accuracy = (logits.argmax(1) == data.test_labels).double().mean().item()
+    logits = result.model.eval()(data.images.test_images / 255)
+    accuracy = (logits.argmax(1) == data.images.test_labels).double().mean().item()
     assert result.metrics.last("test_accuracy") == accuracy
-    loss = -torch.log_softmax(logits.double(), 1)[range(60), data.test_labels].mean().item()
+    loss = -torch.log_softmax(logits.double(), 1)[range(60), data.images.test_labels].mean().item()
     assert result.metrics.last("test_loss") == pytest.approx(loss, rel=1e-5)
 
 
@@ -112,12 +112,12 @@ def test_evaluation_in_parts_equals_the_whole_and_keeps_the_mode(monkeypatch):
     data = made_data()
     model = train(small_config(model="resnet", width=4, epochs=1), data).model
     assert model.training
-    whole = evaluate(model, data.test_images, data.test_labels)
+    whole = evaluate(model, data.images.test_images, data.images.test_labels)
     monkeypatch.setattr(images, "TEST_BATCH", 7)
-    parts = evaluate(model, data.test_images, data.test_labels)
+    parts = evaluate(model, data.images.test_images, data.images.test_labels)
     assert parts == pytest.approx(whole, rel=1e-6)
     assert model.training
-    evaluate(model.eval(), data.test_images, data.test_labels)
+    evaluate(model.eval(), data.images.test_images, data.images.test_labels)
     assert not model.training
 
 
