@@ -21,7 +21,8 @@ import torch
 
 from alignonce import evolve
 from alignonce.experiments.config.run import RunConfig
-from alignonce.experiments.tasks.loading import as_task, load_learnable
+from alignonce.experiments.data.source import DataSource
+from alignonce.experiments.tasks import load_task
 from alignonce.experiments.training.engine import Engine
 from alignonce.experiments.training.loop import build_optimizer
 from timing import interleave, machine
@@ -40,7 +41,7 @@ WORK: dict[str, RunConfig] = {
 def training_step(config: RunConfig, compiled: bool) -> Callable[[int], None]:
     """A function that makes one training step with so many examples."""
     engine = Engine(config.model_copy(update={"compile": compiled}))
-    task = as_task(load_learnable(config, hub=False))
+    task = load_task(config, DataSource(hub=False))
     model = task.build_model(config)
     forward = engine.set_up(model)
     task = task.to(engine.device)
@@ -64,7 +65,7 @@ def measure(work: str, rounds: int) -> None:
     """Compile a network in this process and print its times as JSON."""
     config = WORK[work]
     size = config.batch_size
-    last = as_task(load_learnable(config, hub=False)).train_size % size or size
+    last = load_task(config, DataSource(hub=False)).train_size % size or size
     eager, compiled = (training_step(config, compiled) for compiled in (False, True))
 
     def seconds(step: Callable[[int], None]) -> float:

@@ -14,6 +14,7 @@ import torch
 
 from alignonce.experiments.config.run import RunConfig
 from alignonce.experiments.data.loading import load_data
+from alignonce.experiments.tasks import ImageClassification
 from alignonce.experiments.training.loop import train
 from alignonce.experiments.training.together import groups_of, train_together
 from timing import interleave, machine
@@ -53,7 +54,7 @@ def measure(runs: int, epochs: int, rounds: int, device: str, rules: list[str], 
     for name, work in WORK.items():
         if part not in name:
             continue
-        data = load_data(work.data, limit=work.limit)
+        task = ImageClassification(load_data(work.data, limit=work.limit))
         for kind in rules:
             specs = RULES[kind]
             configs = [
@@ -67,8 +68,8 @@ def measure(runs: int, epochs: int, rounds: int, device: str, rules: list[str], 
             if len(groups) > 1 or groups[0].alone:
                 raise ValueError(f"runs must be 2 or more, so that they are one group; got {runs}")
             variants = {
-                "together": lambda configs=configs, data=data: train_together(configs, data),
-                "one by one": lambda configs=configs, data=data: [train(config, data) for config in configs],
+                "together": lambda configs=configs, task=task: train_together(configs, task),
+                "one by one": lambda configs=configs, task=task: [train(config, task) for config in configs],
             }
             together, alone = interleave(variants, rounds=rounds, warmup=1)
             cells = [name, kind, f"{together.milliseconds / 1000:.2f} s", str(alone)]

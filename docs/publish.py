@@ -41,7 +41,7 @@ def publish(study: Path, readme: Path = DOCS.parent / "README.md", docs: Path = 
     figures = study / "report" / "figures"
     if not figures.is_dir():
         raise FileNotFoundError(f"{figures} is missing: alignonce report {study} comes first")
-    content = gather(StudyFolder(study))
+    content = gather(StudyFolder(study).snapshot())
     text = results_markdown(content, "images/results")
     images = docs / "images" / "results"
     shutil.rmtree(images, ignore_errors=True)
@@ -67,7 +67,7 @@ def publish_scores(studies: Sequence[Path], page: Path) -> None:
     Raises:
         ValueError: the page has no place for one of them.
     """
-    contents = [gather(StudyFolder(study)) for study in studies]
+    contents = [gather(StudyFolder(study).snapshot()) for study in studies]
     for content in contents:
         table = score_table(content, None if content is contents[0] else contents[0])
         begin, end = (

@@ -75,7 +75,7 @@ def test_train_saves_a_run_and_does_not_overwrite_it(tmp_path, capsys):
     assert "soft alignment 0.5" in capsys.readouterr().out
     config = json.loads((out / "config.json").read_text())
     assert (config["rule"], config["seed"], config["limit"]) == ("soft:0.5", 3, 200)
-    assert json.loads((out / "summary.json").read_text())["data"]["train_images"] == 200
+    assert json.loads((out / "summary.json").read_text())["data"]["train_examples"] == 200
     assert run(*args) == 2
     error = capsys.readouterr().err
     assert "already holds a finished run" in error
@@ -161,6 +161,6 @@ def test_unavailable_data_is_a_users_error(monkeypatch, capsys):
     def unavailable(*_, **__):
         raise data.DataUnavailable("tried everything")
 
-    monkeypatch.setattr("alignonce.experiments.tasks.loading.load_data_or_digits", unavailable)
+    monkeypatch.setattr("alignonce.experiments.tasks.images.load_data", unavailable)
     assert run("audit") == 2
     assert capsys.readouterr().err == "alignonce: error: data: tried everything\n"

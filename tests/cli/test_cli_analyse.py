@@ -8,7 +8,7 @@ from alignonce.cli import analyse as analyse_command
 
 @pytest.fixture
 def run_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(analyse_command, "load_images", lambda *_: made_data())
+    monkeypatch.setattr(analyse_command, "load_data_of", lambda *_: made_data())
     save_small_run(tmp_path / "runs" / "fa", rule="fa", epochs=1)
     return tmp_path / "runs"
 

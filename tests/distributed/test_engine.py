@@ -18,7 +18,6 @@ from alignonce import (
     exact_gradients,
     set_learning_rule,
 )
-from alignonce.experiments.models import build_run_model
 from alignonce.experiments.runs.folder import RunFolder
 from alignonce.experiments.runs.train_into import train_and_save
 from alignonce.experiments.tasks.images import as_pixels
@@ -58,7 +57,7 @@ def spread(config, strategy):
 
 def built(config):
     data = made_data()
-    return build_run_model(config, data.image_shape, data.num_classes, data.mean, data.std)
+    return data.build_model(config)
 
 
 def size(tensors):
@@ -101,24 +100,24 @@ def learn_alike_in_mixed_precision(rank):
 
 def audits(rank):
     data = made_data()
-    x = as_pixels(data.train_images[:8])
+    x, labels = as_pixels(data.images.train_images[:8]), data.images.train_labels[:8]
     for changes in [*RULES, {"rule": "kp"}, {"rule": "dfa"}]:
         for strategy in STRATEGIES:
             config = spread(config_of(**changes), strategy)
             engine, model = Engine(config), built(config)
             forward = engine.set_up(model)
-            report = audit_weight_transport(model, x, lambda y: F.cross_entropy(y, data.train_labels[:8]))
+            report = audit_weight_transport(model, x, lambda y: F.cross_entropy(y, labels))
             assert report.free_of_transport == (config.rule != "bp"), f"{changes} {strategy}: {report}"
             # It left the network as it was: exact gradients are backpropagation's, and it goes on learning.
             with exact_gradients(model):
-                F.cross_entropy(forward(x), data.train_labels[:8]).backward()
+                F.cross_entropy(forward(x), labels).backward()
             plain = built(config_of(rule="bp"))
-            F.cross_entropy(plain(x), data.train_labels[:8]).backward()
+            F.cross_entropy(plain(x), labels).backward()
             for p, q in zip(model.parameters(), plain.parameters(), strict=True):
                 grad = p.grad.full_tensor() if strategy == "fsdp" else p.grad
                 assert torch.allclose(grad, q.grad, atol=1e-6), f"{changes} {strategy}"
             optimizer = build_optimizer(model, config)
-            F.cross_entropy(forward(x), data.train_labels[:8]).backward()
+            F.cross_entropy(forward(x), labels).backward()
             optimizer.step()
             evolve(model, 1)
             assert alignment(model).keys() == alignment(built(config)).keys()
@@ -126,7 +125,7 @@ def audits(rank):
 
 def count_what_is_sent(rank):
     data = made_data()
-    batch = as_pixels(data.train_images[rank::2]), data.train_labels[rank::2]
+    batch = as_pixels(data.images.train_images[rank::2]), data.images.train_labels[rank::2]
 
     def a_step(config):
         engine, model = Engine(config), built(config)
@@ -265,7 +264,7 @@ def forgetting_to_evolve_is_an_error(rank):
     engine, model = Engine(config), built(config)
     forward = engine.set_up(model)
     optimizer = build_optimizer(model, config)
-    x = as_pixels(made_data().train_images[:8])
+    x = as_pixels(made_data().images.train_images[:8])
     forward(x).sum().backward()
     optimizer.step()
     with pytest.raises(RuntimeError, match=r"call alignonce\.evolve"):

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from made_studies import TRAIN, made_part, made_study
 
+from alignonce.experiments.data.source import DataSource
 from alignonce.experiments.studies.cluster import Cluster
 from alignonce.experiments.studies.collecting import collect_evidence
 from alignonce.experiments.studies.execution import run_study
 from alignonce.experiments.studies.folder import StudyFolder
-from alignonce.experiments.studies.jobs import Source
 
 # Ray and its workers warn of what is not ours.
 pytestmark = pytest.mark.filterwarnings("ignore")
-SOURCE = Source(hub=False)
+SOURCE = DataSource(hub=False)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def two_nodes(monkeypatch):
 
 
 def numbers(folder: Path) -> dict:
-    evidence = collect_evidence(StudyFolder(folder), StudyFolder(folder).study())
+    evidence = collect_evidence(StudyFolder(folder).snapshot())
     return {fact[:-1]: fact.value for fact in evidence if fact.measure != "seconds"}
 
 

@@ -9,13 +9,20 @@ import torch
 
 from alignonce.experiments.config.run import RunConfig
 from alignonce.experiments.data.image_data import ImageData
-from alignonce.experiments.models import build_run_model
 from alignonce.experiments.runs.folder import RunFolder, RunRecord
+from alignonce.experiments.tasks import ImageClassification
 from alignonce.experiments.training.loop import TrainingResult, train
 from alignonce.experiments.training.metrics import Measurement, Metrics
 
 
-def made_data(train_size: int = 200, shape: tuple[int, int, int] = (1, 8, 8), classes: int = 4) -> ImageData:
+def made_data(*args: Any, **kwargs: Any) -> ImageClassification:
+    """The task of `made_images`."""
+    return ImageClassification(made_images(*args, **kwargs))
+
+
+def made_images(
+    train_size: int = 200, shape: tuple[int, int, int] = (1, 8, 8), classes: int = 4
+) -> ImageData:
     """Noisy copies of one random picture per class: easy, and never quite the same twice."""
     rng = np.random.default_rng(7)
     pictures = rng.integers(0, 200, (classes, *shape))
@@ -42,9 +49,9 @@ def without_time(metrics: Metrics) -> list[Measurement]:
     return [row for row in metrics if row.metric != "seconds"]
 
 
-def made_result(data: ImageData, config: RunConfig, accuracy: float) -> TrainingResult:
+def made_result(task: ImageClassification, config: RunConfig, accuracy: float) -> TrainingResult:
     """A finished run whose numbers are made up."""
-    model = build_run_model(config, data.image_shape, data.num_classes, data.mean, data.std)
+    model = task.build_model(config)
     rows = [Measurement(step, step / 7, "test_accuracy", "", accuracy * step / 14) for step in range(15)]
     if config.rule != "bp":
         for layer in ("first", "second", "third"):

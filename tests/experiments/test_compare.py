@@ -3,13 +3,14 @@ import io
 
 import pytest
 from rich.console import Console
-from small_runs import made_data, small_config, without_time
+from small_runs import made_data, made_images, small_config, without_time
 
 from alignonce.experiments.compare import compare, comparison_table
 from alignonce.experiments.config.run import CompareConfig
 from alignonce.experiments.runs import train_into as module
 from alignonce.experiments.runs.folder import RunFolder
 from alignonce.experiments.runs.train_into import train_and_save
+from alignonce.experiments.tasks import ImageClassification
 from alignonce.experiments.training.loop import train
 
 
@@ -136,7 +137,7 @@ def test_unwritable_folder_is_found_before_training(tmp_path, monkeypatch):
 def test_saved_configuration_names_the_data_that_stood_in(tmp_path):
     import dataclasses
 
-    digits = dataclasses.replace(made_data(), name="digits")
+    digits = ImageClassification(dataclasses.replace(made_images(), name="digits"))
     record = train_and_save(small_config(data="fashion-mnist"), digits, RunFolder(tmp_path))
     assert record.config.data == "digits"
 

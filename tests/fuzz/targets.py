@@ -16,6 +16,7 @@ from alignonce.experiments.data.image_data import ImageData
 from alignonce.experiments.runs.folder import RunFolder
 from alignonce.experiments.studies.folder import StudyFolder
 from alignonce.experiments.studies.study import MOST_RUNS, load_study
+from alignonce.experiments.tasks import ImageClassification
 from alignonce.experiments.training.loop import train
 from alignonce.experiments.training.metrics import Metrics
 from alignonce.experiments.training.resuming import ResumePoint, ResumePoints, read_identity
@@ -28,7 +29,7 @@ POINT = ResumePoint(3, {"a": torch.arange(4.0)}, {"metrics": [1.5]})
 def saved_run() -> dict[str, bytes]:
     """The files of a small saved run."""
     images, labels = torch.arange(8, dtype=torch.uint8).reshape(2, 1, 2, 2), torch.tensor([0, 1])
-    data = ImageData("made", "made up", images, labels, images, labels, ("a", "b"))
+    data = ImageClassification(ImageData("made", "made up", images, labels, images, labels, ("a", "b")))
     config = RunConfig(data="made", depth=1, width=2, epochs=1, device="cpu")
     with tempfile.TemporaryDirectory() as folder:
         RunFolder(Path(folder)).save(config, data, train(config, data))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from alignonce.cli.common import INCOMPLETE, INTERRUPTED, OK, load_images
+from alignonce.cli.common import FROM_ANYWHERE, INCOMPLETE, INTERRUPTED, OK, Source, load_data_of
 from alignonce.experiments.measures.plan import AnalysisPlan
 
 
@@ -16,8 +16,7 @@ def analyse(
     runs: tyro.conf.Positional[tuple[Path, ...]],
     plan: Annotated[AnalysisPlan, tyro.conf.arg(name="")],
     out: Path = Path("runs/analysis"),
-    cache: Path | None = None,
-    hub: bool = True,
+    source: Source = FROM_ANYWHERE,
 ) -> int:
     """Measure saved runs: what learning did, and what the trained networks withstand.
 
@@ -36,8 +35,7 @@ def analyse(
         runs: Folders of runs, or folders of such folders.
         plan: what to measure.
         out: Folder for the results.
-        cache: Folder where downloaded data sets are kept.
-        hub: Whether a data set that is not on this machine may be downloaded.
+        source: where data come from.
 
     Returns:
         The exit code.
@@ -51,9 +49,7 @@ def analyse(
     if not runs:
         raise ValueError("runs: give at least one folder of a run, or of runs")
     console = Console()
-    result = run_analysis(
-        runs, plan, out, lambda run: load_images(run.config.data, cache, hub, run.config.limit), console
-    )
+    result = run_analysis(runs, plan, out, lambda run: load_data_of(run.config, source), console)
     console.print(summary_table(result.table))
     for line in masking_lines(result.table):
         print(f"Masking, {line}")

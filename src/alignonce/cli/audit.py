@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 from pydantic import Field, field_validator
 
-from alignonce.cli.common import FOUND_TRANSPORT, OK, data_line, load_data_of
+from alignonce.cli.common import FOUND_TRANSPORT, FROM_ANYWHERE, OK, Source, data_line, load_data_of
 from alignonce.experiments.config.rule_specs import canonical_rule
 from alignonce.experiments.config.run import RULE_HELP, RunConfig, TaskConfig
 
@@ -25,9 +24,7 @@ class AuditConfig(TaskConfig):
         return canonical_rule(spec)
 
 
-def audit(
-    config: Annotated[AuditConfig, tyro.conf.arg(name="")], cache: Path | None = None, hub: bool = True
-) -> int:
+def audit(config: Annotated[AuditConfig, tyro.conf.arg(name="")], source: Source = FROM_ANYWHERE) -> int:
     """Find out by experiment whether the backward pass reads forward weights.
 
     Takes a real batch, spoils each forward weight between the forward and the backward pass, and reports the
@@ -42,8 +39,7 @@ def audit(
 
     Args:
         config: what to audit.
-        cache: Folder where downloaded data sets are kept.
-        hub: Whether a data set that is not on this machine may be downloaded.
+        source: where data come from.
 
     Returns:
         The exit code.
@@ -51,13 +47,11 @@ def audit(
     import torch
 
     from alignonce import audit_weight_transport
-    from alignonce.experiments.tasks.loading import as_task, facts_of
 
     run = RunConfig(**config.model_dump(), limit=config.batch_size)
-    data = load_data_of(run, cache, hub)
-    task = as_task(data)
+    task = load_data_of(run, source)
     inputs, targets = task.batch(torch.arange(task.train_size))
-    print(data_line(facts_of(data), run.task))
+    print(data_line(task))
     report = audit_weight_transport(
         task.build_model(run), inputs, lambda outputs: task.loss(lambda _: outputs, (inputs, targets))[0]
     )

@@ -2,78 +2,78 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from alignonce.experiments.data.source import DataSource
 
 if TYPE_CHECKING:
     from alignonce.experiments.config.run import TrainingConfig
-    from alignonce.experiments.data.data_facts import DataFacts
-    from alignonce.experiments.data.image_data import ImageData
-    from alignonce.experiments.tasks.loading import Learnable
+    from alignonce.experiments.tasks import Task
 
 OK, FOUND_TRANSPORT, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 INCOMPLETE = 1
 """Some of the measures, or some of the runs, failed."""
 
 
-def load_images(name: str, cache: Path | None, hub: bool, limit: int | None) -> ImageData:
-    """Load the data set that a command names, or the digits where Fashion-MNIST is not to be had.
+@dataclass(frozen=True)
+class SourceOptions:
+    """Where data come from, as the command line has it."""
 
-    Args:
-        name: the data set.
-        cache: where downloaded data sets are kept; None is the default place.
-        hub: whether one may be downloaded.
-        limit: use only this many training and test images.
+    cache: Path | None = None
+    """Folder where downloaded data sets are kept."""
+    hub: bool = True
+    """Whether a data set that is not on this machine may be downloaded."""
 
-    Returns:
-        The data.
+    def source(self, *, or_digits: bool = False) -> DataSource:
+        """Make the value that everything below takes.
 
-    Raises:
-        ValueError: they are not to be had, or the name is unknown.
-    """
-    from alignonce.experiments.data import DataUnavailable, load_data_or_digits
+        Args:
+            or_digits: whether the digits may stand in for Fashion-MNIST.
 
-    try:
-        return load_data_or_digits(name, cache=cache, hub=hub, limit=limit)
-    except DataUnavailable as error:
-        raise ValueError(f"data: {error}") from error
+        Returns:
+            The source.
+        """
+        return DataSource(self.cache, self.hub, or_digits)
 
 
-def load_data_of(config: TrainingConfig, cache: Path | None, hub: bool) -> Learnable:
-    """Load what a command's run learns from, or the digits where Fashion-MNIST is not to be had.
+Source = Annotated[SourceOptions, tyro.conf.arg(name="")]
+"""The options of a command that loads data."""
+FROM_ANYWHERE = SourceOptions()
+
+
+def load_data_of(config: TrainingConfig, options: SourceOptions) -> Task:
+    """Load what a command's run learns, or the digits where Fashion-MNIST is unavailable.
 
     Args:
         config: the run.
-        cache: where downloaded data sets are kept; None is the default place.
-        hub: whether one may be downloaded.
+        options: where data come from.
 
     Returns:
-        The data.
+        The task.
 
     Raises:
-        ValueError: they are not to be had, or the name is unknown.
+        ValueError: the data are unavailable, or the name is unknown.
     """
-    from alignonce.experiments.data import DataUnavailable
-    from alignonce.experiments.tasks.loading import load_learnable
+    from alignonce.experiments.tasks import load_task
 
-    try:
-        return load_learnable(config, cache=cache, hub=hub, or_digits=True)
-    except DataUnavailable as error:
-        raise ValueError(f"data: {error}") from error
+    return load_task(config, options.source(or_digits=True))
 
 
-def data_line(facts: DataFacts, task: str = "images") -> str:
+def data_line(task: Task) -> str:
     """Say which data are used, and where they came from.
 
     Args:
-        facts: about the data.
-        task: what is learnt from them.
+        task: what is learnt.
 
     Returns:
         One line.
     """
-    examples = {"lm": f"windows of {facts.image_shape[2]} tokens", "tabular": "rows"}.get(task, "images")
+    facts = task.facts
     return (
-        f"Data: {facts.name}, {facts.train_images:,} training and {facts.test_images:,} test {examples} "
-        f"(source: {facts.source})"
+        f"Data: {facts.name}, {facts.train_examples:,} training and {facts.test_examples:,} test "
+        f"{task.examples} (source: {facts.source})"
     )

@@ -7,15 +7,14 @@ from typing import Annotated
 
 import tyro
 
-from alignonce.cli.common import INTERRUPTED, OK, data_line, load_data_of
+from alignonce.cli.common import FROM_ANYWHERE, INTERRUPTED, OK, Source, data_line, load_data_of
 from alignonce.experiments.config.run import CompareConfig
 
 
 def compare(
     config: Annotated[CompareConfig, tyro.conf.arg(name="")],
     out: Path = Path("runs/compare"),
-    cache: Path | None = None,
-    hub: bool = True,
+    source: Source = FROM_ANYWHERE,
 ) -> int:
     """Train one network under several learning rules, and compare them in a table and a figure.
 
@@ -32,8 +31,7 @@ def compare(
     Args:
         config: what to compare.
         out: Folder for the results.
-        cache: Folder where downloaded data sets are kept.
-        hub: Whether a data set that is not on this machine may be downloaded.
+        source: where data come from.
 
     Returns:
         The exit code.
@@ -43,13 +41,12 @@ def compare(
     from alignonce.experiments.compare import compare as run_comparison
     from alignonce.experiments.compare import comparison_table
     from alignonce.experiments.files import ensure_writable
-    from alignonce.experiments.tasks.loading import facts_of
 
     ensure_writable(out)
-    data = load_data_of(config, cache, hub)
+    task = load_data_of(config, source)
     console = Console()
-    print(data_line(facts_of(data), config.task))
-    result = run_comparison(config, data, out, console)
+    print(data_line(task))
+    result = run_comparison(config, task, out, console)
     console.print(comparison_table(result.runs))
     if result.skipped:
         print(f"{result.skipped} of {len(result.runs)} runs were finished before and not done again.")

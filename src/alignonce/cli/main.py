@@ -26,7 +26,7 @@ from alignonce.cli.compare import compare
 from alignonce.cli.report import report, reproduce
 from alignonce.cli.sample import sample
 from alignonce.cli.train import train
-from alignonce.experiments.config.run import TASK_DEFAULTS
+from alignonce.experiments.config.task_specs import spec_of
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -77,11 +77,12 @@ def _with_defaults_of_task(command: Callable[..., int], args: Sequence[str]) -> 
     task = next((value for name, value in pairwise(args) if name == "--task"), "images")
     task = next((arg.removeprefix("--task=") for arg in args if arg.startswith("--task=")), task)
     config = inspect.signature(command, eval_str=True).parameters.get("config")
-    if config is None or task not in TASK_DEFAULTS:
+    spec = spec_of(task)
+    if config is None or spec is None:
         return command
     # Not validated: what depends on other arguments must stay open until all are known.
     kind = config.annotation.__origin__
-    defaults = {name: value for name, value in TASK_DEFAULTS[task].items() if name in kind.model_fields}
+    defaults = {name: value for name, value in spec.defaults.items() if name in kind.model_fields}
     return partial(command, config=kind.model_construct(task=task, **defaults))
 
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from alignonce.cli import study as study_command
-from alignonce.cli.common import INTERRUPTED, OK
+from alignonce.cli.common import FROM_ANYWHERE, INTERRUPTED, OK, Source
+from alignonce.cli.study import tell
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from alignonce.experiments.studies.folder import StudyFolder
+    from alignonce.experiments.studies.folder import StudySnapshot
 
 
 def report(out: tyro.conf.Positional[Path]) -> int:
@@ -37,7 +37,7 @@ def report(out: tyro.conf.Positional[Path]) -> int:
 
     from alignonce.experiments.studies.folder import StudyFolder
 
-    _write(StudyFolder(out), Console())
+    _write(StudyFolder(out).snapshot(), Console())
     return OK
 
 
@@ -46,8 +46,7 @@ def reproduce(
     out: Path | None = None,
     workers: int | None = None,
     dry_run: bool = False,
-    cache: Path | None = None,
-    hub: bool = True,
+    source: Source = FROM_ANYWHERE,
 ) -> int:
     """Test every claim of the paper on real data, and write the report.
 
@@ -64,8 +63,7 @@ def reproduce(
         out: Folder for the results. None: runs/NAME-OF-THE-STUDY.
         workers: Runs at a time. None: one for each core, or one if there is a GPU.
         dry_run: Only count the runs, and estimate time and disk.
-        cache: Folder where downloaded data sets are kept.
-        hub: Whether a data set that is not on this machine may be downloaded.
+        source: where data come from.
 
     Returns:
         The exit code.
@@ -73,17 +71,24 @@ def reproduce(
     from rich.console import Console
 
     import alignonce.experiments.report  # noqa: F401  a package that it misses is to be known before the runs, not after
+    from alignonce.experiments.studies.estimate import print_estimate
+    from alignonce.experiments.studies.execution import run_study
     from alignonce.experiments.studies.folder import StudyFolder
     from alignonce.experiments.studies.study import load_study
 
-    place = out if out is not None else Path("runs") / load_study(study).name
-    code = study_command.run(study, place, workers, dry_run=dry_run, cache=cache, hub=hub)
-    if not dry_run and code != INTERRUPTED:
-        _write(StudyFolder(place), Console())
+    console, loaded = Console(), load_study(study)
+    folder = StudyFolder(out if out is not None else Path("runs") / loaded.name)
+    if dry_run:
+        print_estimate(folder.snapshot(loaded), source.source(), console, workers)
+        return OK
+    result = run_study(loaded, folder, source.source(), console, workers=workers)
+    code = tell(result, console)
+    if code != INTERRUPTED:
+        _write(result.snapshot, console)
     return code
 
 
-def _write(folder: StudyFolder, console: Console) -> None:
+def _write(snapshot: StudySnapshot, console: Console) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from alignonce.experiments.report import write_report
@@ -97,8 +102,8 @@ def _write(folder: StudyFolder, console: Console) -> None:
             task = bars.add_task(title, total=None)
             return lambda done, total: bars.update(task, completed=done, total=total)
 
-        content = gather(folder, bar("judging claims"))
-        files = write_report(content, folder.path / "report", bar("drawing the report"))
+        content = gather(snapshot, bar("judging claims"))
+        files = write_report(content, snapshot.folder.path / "report", bar("drawing the report"))
     # Findings at single settings of a part are too many for a terminal.
     main = [finding for finding in content.findings if not finding.cell]
     of_settings = [finding for finding in content.findings if finding.cell]

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from alignonce.cli.common import INCOMPLETE, INTERRUPTED, OK
+from alignonce.cli.common import FROM_ANYWHERE, INCOMPLETE, INTERRUPTED, OK, Source
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from alignonce.experiments.studies.execution import StudyResult
-    from alignonce.experiments.studies.folder import StudyFolder
+    from alignonce.experiments.studies.folder import StudySnapshot
 
 
 def run(
@@ -28,8 +28,7 @@ def run(
     cpus: int = 1,
     gpus: float = 0.0,
     dry_run: bool = False,
-    cache: Path | None = None,
-    hub: bool = True,
+    source: Source = FROM_ANYWHERE,
 ) -> int:
     """Do all runs of a study, and measure the trained networks.
 
@@ -54,38 +53,35 @@ def run(
         cpus: CPUs that each run asks of the Ray cluster.
         gpus: GPUs that each run asks of the Ray cluster; 0.25 puts four runs on one.
         dry_run: Only count the runs, and estimate time and disk.
-        cache: Folder where downloaded data sets are kept.
-        hub: Whether a data set that is not on this machine may be downloaded.
+        source: where data come from.
 
     Returns:
         The exit code.
     """
     from rich.console import Console
 
+    from alignonce.experiments.studies.folder import StudyFolder
     from alignonce.experiments.studies.study import load_study
 
     console = Console()
     loaded = load_study(study)
-    place = out if out is not None else Path("runs") / loaded.name
+    folder = StudyFolder(out if out is not None else Path("runs") / loaded.name)
     if dry_run:
         from alignonce.experiments.studies.estimate import print_estimate
 
-        print_estimate(loaded, place, console, workers, cache)
+        print_estimate(folder.snapshot(loaded), source.source(), console, workers)
         return OK
     from alignonce.experiments.studies.execution import run_study
-    from alignonce.experiments.studies.folder import StudyFolder
-    from alignonce.experiments.studies.jobs import Source
 
-    folder = StudyFolder(place)
     spread = None
     if executor == "ray":
         from alignonce.experiments.studies.cluster import Cluster
 
         spread = Cluster(folder.path, address, cpus, gpus)
     result = run_study(
-        loaded, folder, Source(cache, hub), console, workers=workers, executor=spread, together=together
+        loaded, folder, source.source(), console, workers=workers, executor=spread, together=together
     )
-    return tell(result, folder, console)
+    return tell(result, console)
 
 
 def status(out: tyro.conf.Positional[Path]) -> int:
@@ -104,12 +100,13 @@ def status(out: tyro.conf.Positional[Path]) -> int:
 
     from alignonce.experiments.studies.folder import StudyFolder
 
-    folder = StudyFolder(out)
-    states = folder.states(folder.study())
-    counts = Counter(state for _, state in states)
-    print(", ".join(f"{count} {state}" for state, count in counts.items()) + f", of {len(states)} runs")
-    _print_cells(folder, Console())
-    for name, reason in folder.failures().items():
+    snapshot = StudyFolder(out).snapshot()
+    counts = Counter(state for _, state in snapshot.states)
+    print(
+        ", ".join(f"{count} {state}" for state, count in counts.items()) + f", of {len(snapshot.runs)} runs"
+    )
+    _print_cells(snapshot, Console())
+    for name, reason in snapshot.failures.items():
         print(f"Failed last time: {name}: {reason}")
     return OK
 
@@ -129,32 +126,32 @@ def schema() -> int:
     return OK
 
 
-def tell(result: StudyResult, folder: StudyFolder, console: Console) -> int:
+def tell(result: StudyResult, console: Console) -> int:
     """Print how a study ended.
 
     Args:
         result: how it ended.
-        folder: where the results lie.
         console: where to print.
 
     Returns:
         The exit code.
     """
-    _print_cells(folder, console)
+    snapshot = result.snapshot
+    _print_cells(snapshot, console)
     if result.skipped:
-        print(f"{result.skipped} of {len(result.states)} runs were finished before and not done again.")
-    print(f"Results: {folder.path}/ (alignonce report {folder.path})")
-    for name, reason in result.failures.items():
+        print(f"{result.skipped} of {len(snapshot.runs)} runs were finished before and not done again.")
+    print(f"Results: {snapshot.folder.path}/ (alignonce report {snapshot.folder.path})")
+    for name, reason in snapshot.failures.items():
         print(f"Failed: {name}: {reason}", file=sys.stderr)
     if result.interrupted:
         print("Interrupted: finished runs are saved. The same command goes on from here.")
         return INTERRUPTED
-    return INCOMPLETE if result.failures else OK
+    return INCOMPLETE if snapshot.failures else OK
 
 
-def _print_cells(folder: StudyFolder, console: Console) -> None:
+def _print_cells(snapshot: StudySnapshot, console: Console) -> None:
     from alignonce.experiments.studies.folder import LEGEND, cell_tables
 
-    for table in cell_tables(folder, folder.study()):
+    for table in cell_tables(snapshot):
         console.print(table)
     print(LEGEND)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from alignonce.cli.common import INTERRUPTED, OK, data_line, load_data_of
+from alignonce.cli.common import FROM_ANYWHERE, INTERRUPTED, OK, Source, data_line, load_data_of
 from alignonce.experiments.config.run import RunConfig
 
 
@@ -18,8 +18,7 @@ def train(
     track_every: int = 50,
     save_every: float = 60.0,
     save_every_steps: int | None = None,
-    cache: Path | None = None,
-    hub: bool = True,
+    source: Source = FROM_ANYWHERE,
 ) -> int:
     """Train one network under one learning rule, and save the run in a folder.
 
@@ -45,8 +44,7 @@ def train(
         track_every: Steps between these measures.
         save_every: Seconds between resume points, from which an unfinished run goes on.
         save_every_steps: Steps between them, if that comes first.
-        cache: Folder where downloaded data sets are kept.
-        hub: Whether a data set that is not on this machine may be downloaded.
+        source: where data come from.
 
     Returns:
         The exit code.
@@ -57,7 +55,6 @@ def train(
     from alignonce.experiments.runs.finding import free_folder
     from alignonce.experiments.runs.folder import RunFolder
     from alignonce.experiments.runs.train_into import train_and_save
-    from alignonce.experiments.tasks.loading import facts_of
     from alignonce.experiments.training.engine import Engine, as_launched
     from alignonce.experiments.training.resuming import SaveEvery
     from alignonce.experiments.training.tracking import build_tracker
@@ -70,11 +67,11 @@ def train(
         folder = folder if out is not None else free_folder(Path("runs"), config)
         folder.prepare()
     folder = engine.from_first(folder)
-    data = load_data_of(config, cache, hub)
+    task = load_data_of(config, source)
     console = Console(quiet=not engine.is_first)
-    console.print(data_line(facts_of(data), config.task), highlight=False, soft_wrap=True)
-    tracker = build_tracker(track, track_every, config, data) if track else None
-    run = train_and_save(config, data, folder, console, tracker, engine=engine, every=every)
+    console.print(data_line(task), highlight=False, soft_wrap=True)
+    tracker = build_tracker(track, track_every, config, task) if track else None
+    run = train_and_save(config, task, folder, console, tracker, engine=engine, every=every)
     console.print(comparison_table([run]))
     console.print(f"Results: {folder.path}/", highlight=False, soft_wrap=True)
     return INTERRUPTED if run.summary.status == "interrupted" else OK

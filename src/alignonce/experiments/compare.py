@@ -18,11 +18,11 @@ from alignonce.experiments.config.run import CompareConfig
 from alignonce.experiments.figures.comparison import comparison_figure
 from alignonce.experiments.figures.style import rule_label, save_figure
 from alignonce.experiments.files import ensure_writable, write_atomically
-from alignonce.experiments.runs.finding import find_folder
+from alignonce.experiments.runs.finding import find_run
 from alignonce.experiments.runs.folder import RunRecord
 from alignonce.experiments.runs.scores import ACCURACY, score_of
 from alignonce.experiments.runs.train_into import train_into, with_actual_data
-from alignonce.experiments.tasks.loading import Learnable
+from alignonce.experiments.tasks import Task
 
 CSV_COLUMNS = (
     "rule", "seed", "status", "test_accuracy", "test_loss", "train_accuracy", "train_loss",
@@ -45,7 +45,7 @@ class Comparison:
     interrupted: bool
 
 
-def compare(config: CompareConfig, data: Learnable, out: Path, console: Console | None = None) -> Comparison:
+def compare(config: CompareConfig, task: Task, out: Path, console: Console | None = None) -> Comparison:
     """Train under each rule and seed, and write runs, `compare.csv`, `compare.png` and `compare.pdf`.
 
     A run that `out` already holds finished, with the same configuration and data, is not done again; an
@@ -54,7 +54,7 @@ def compare(config: CompareConfig, data: Learnable, out: Path, console: Console 
 
     Args:
         config: what to compare.
-        data: what to learn from.
+        task: what to learn.
         out: the folder for all results; made if missing.
         console: where to show progress; None shows none.
 
@@ -66,19 +66,19 @@ def compare(config: CompareConfig, data: Learnable, out: Path, console: Console 
     """
     ensure_writable(out)
     pick_device(config.device)
-    config = with_actual_data(config, data)
+    config = with_actual_data(config, task)
     write_atomically(out / "compare.json", config.model_dump_json(indent=2) + "\n")
-    plan = [(run, find_folder(out, run, data)) for run in config.runs()]
+    plan = [(run, *find_run(out, run, task)) for run in config.runs()]
     records: list[RunRecord] = []
     skipped, interrupted = 0, False
     with RunBars(console, len(plan)) as bars:
         try:
-            for run, folder in plan:
-                if folder.is_finished():
+            for run, folder, summary in plan:
+                if summary is not None:
                     records.append(folder.load())
                     skipped += 1
                 else:
-                    records.append(train_into(folder, run, data, bars))
+                    records.append(train_into(folder, run, task, bars))
                 bars.finish_run()
                 if records[-1].summary.status == "interrupted":
                     raise KeyboardInterrupt
@@ -104,7 +104,7 @@ def comparison_table(runs: Sequence[RunRecord]) -> Table:
     rules = list(dict.fromkeys(run.config.rule for run in runs))
     several = len({run.config.seed for run in runs}) > 1
     seeds = "means over seeds ± sample deviation; " if several else ""
-    score = score_of(runs[0].metrics)
+    score = score_of(runs[0])
     train = "train acc." if score is ACCURACY else "train loss"
     caption = seeds + _CAPTION.format(train=train)
     table = Table(caption=caption, caption_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -117,7 +117,7 @@ def comparison_table(runs: Sequence[RunRecord]) -> Table:
         good = [run.summary for run in group if run.summary.status != "diverged"]
         table.add_row(
             rule_label(rule),
-            score.text([getattr(s, score.metric) for s in good]),
+            score.text([s.value(score) for s in good]),
             ACCURACY.text([s.train_accuracy for s in good])
             if score is ACCURACY
             else _mean_text([s.train_loss for s in good], "{:.3f}"),

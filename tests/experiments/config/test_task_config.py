@@ -31,7 +31,7 @@ def test_runs_of_a_comparison_keep_the_task():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"model": "gpt"}, "model gpt goes with task lm only"),
+        ({"model": "gpt"}, "model must be mlp, .*, lstm with task images, got gpt"),
         ({"task": "lm", "model": "mlp"}, "model must be gpt with task lm, got mlp"),
         ({"task": "tabular", "model": "vit"}, "model must be mlp with task tabular, got vit"),
         ({"context": 64}, "context is an option of the gpt only"),

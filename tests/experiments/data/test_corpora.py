@@ -2,6 +2,7 @@ import pytest
 
 from alignonce.experiments.data.corpora import load_corpus
 from alignonce.experiments.data.image_data import DataUnavailable
+from alignonce.experiments.data.source import DataSource
 
 
 def documents(folder, count):
@@ -67,4 +68,4 @@ def test_empty_folder_is_refused(tmp_path):
 
 def test_hub_is_not_asked_where_it_may_not_be():
     with pytest.raises(DataUnavailable, match="hub=False"):
-        load_corpus("hub:owner/name", hub=False)
+        load_corpus("hub:owner/name", DataSource(hub=False))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from alignonce.experiments.data import DataUnavailable, load_data
+from alignonce.experiments.data import DataSource, DataUnavailable, load_data
 from alignonce.experiments.data import hub as hub_module
 from alignonce.experiments.data.known import KNOWN_DATA
 
@@ -104,7 +104,7 @@ WRITERS = {
 @pytest.mark.parametrize("name", WRITERS)
 def test_each_loads_by_its_short_name_from_a_folder_in_the_hubs_format(tmp_path, name):
     WRITERS[name](tmp_path / name)
-    data = load_data(name, hub=False)
+    data = load_data(name, DataSource(hub=False))
     assert (data.name, data.image_shape) == (name, KNOWN_DATA[name].image_shape)
     assert data.num_classes == KNOWN_DATA[name].num_classes
     assert str(tmp_path / name) in data.source
@@ -127,7 +127,7 @@ def test_folder_of_several_configurations_is_refused_with_their_names(tmp_path):
 def test_extra_and_unlabelled_splits_are_left_out(tmp_path):
     write_svhn(tmp_path / "svhn")
     write_stl10(tmp_path / "stl10")
-    svhn, stl10 = load_data("svhn", hub=False), load_data("stl10", hub=False)
+    svhn, stl10 = load_data("svhn", DataSource(hub=False)), load_data("stl10", DataSource(hub=False))
     assert (len(svhn.train_images), len(svhn.test_images)) == (20, 20)
     assert svhn.train_images[:, 0, 0, 0].tolist() == list(range(1, 21))
     assert svhn.test_images[:, 0, 0, 0].tolist() == list(range(31, 51))
@@ -137,14 +137,14 @@ def test_extra_and_unlabelled_splits_are_left_out(tmp_path):
 
 def test_cifar100_has_its_fine_labels(tmp_path):
     write_cifar100(tmp_path / "cifar100")
-    data = load_data("cifar100", hub=False)
+    data = load_data("cifar100", DataSource(hub=False))
     assert data.classes[99] == "fine_label-99"
     assert data.train_labels.tolist() == [i % 100 for i in range(200)]
 
 
 def test_validation_images_of_tiny_imagenet_are_its_test_images_and_grey_ones_become_colour(tmp_path):
     write_tiny_imagenet(tmp_path / "tiny-imagenet")
-    data = load_data("tiny-imagenet", hub=False)
+    data = load_data("tiny-imagenet", DataSource(hub=False))
     assert (len(data.train_images), len(data.test_images)) == (400, 200)
     assert "valid" in data.source
     assert data.train_images[4, :, 0, 0].tolist() == [4, 4, 4]
@@ -161,7 +161,7 @@ def test_each_loads_from_a_saved_data_set_too(tmp_path, name):
         {"image": [colour(1, side), colour(2, side)], "label": [0, 1]}, features=features
     )
     datasets.DatasetDict({"train": part, "test": part}).save_to_disk(tmp_path / name)
-    assert load_data(name, hub=False).image_shape == known.image_shape
+    assert load_data(name, DataSource(hub=False)).image_shape == known.image_shape
 
 
 def test_short_name_is_asked_of_the_hub_by_its_id_and_configuration(monkeypatch, tmp_path):
@@ -175,7 +175,7 @@ def test_short_name_is_asked_of_the_hub_by_its_id_and_configuration(monkeypatch,
     assert load_data("svhn").name == "svhn"
     assert load_data("cifar10").name == "cifar10"
     assert asked == [("ufldl-stanford/svhn", "cropped_digits"), ("uoft-cs/cifar10", None)]
-    assert load_data("svhn", hub=False).name == "svhn"  # the kept copy
+    assert load_data("svhn", DataSource(hub=False)).name == "svhn"  # the kept copy
 
 
 def test_machine_without_a_hub_is_told_what_to_do(tmp_path, monkeypatch):
@@ -185,7 +185,7 @@ def test_machine_without_a_hub_is_told_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(hub_module, "fetch_from_hub", unreachable)
     for hub in (True, False):
         with pytest.raises(DataUnavailable) as error:
-            load_data("svhn", hub=hub)
+            load_data("svhn", DataSource(hub=hub))
         assert f"there is no folder {tmp_path / 'svhn'}" in str(error.value)
         assert "hf download ufldl-stanford/svhn --repo-type dataset --local-dir svhn" in str(error.value)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_runs import made_data, save_small_run, small_config
+from small_runs import made_data, made_images, save_small_run, small_config
 from torch.nn import functional as F
 
 from alignonce.diagnostics import compare_gradients, leading_eigenvalues, random_plane, surface
@@ -64,14 +64,14 @@ def analysed(runs, tmp_path_factory):
 @pytest.fixture
 def on_training(runs):
     """The network of the run of random feedback, and the training images that it is measured on."""
-    some = made_data().limited(24)
+    some = made_images().limited(24)
     model = RunFolder(runs / "fa").load_model()
     return model, (as_pixels(some.train_images), some.train_labels)
 
 
 @pytest.fixture
 def on_test(runs):
-    some = made_data().limited(24)
+    some = made_images().limited(24)
     return RunFolder(runs / "fa").load_model(), as_pixels(some.test_images), some.test_labels
 
 
@@ -311,7 +311,7 @@ def test_colour_images_and_batch_norm_are_measured(tmp_path):
 
 @pytest.mark.parametrize("name", ["made", "digits"])
 def test_unfamiliar_images_are_digits_enlarged_or_noise_for_the_digits_themselves(name):
-    data = replace(made_data(shape=(3, 12, 10)), name=name)
+    data = replace(made_images(shape=(3, 12, 10)), name=name)
     found, (images, labels) = Material(lambda: data, torch.device("cpu")).unfamiliar(50, seed=0)
     assert found == {"made": "digits", "digits": "noise"}[name]
     assert images.shape == (50, 3, 12, 10)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from PIL import Image
-from small_runs import made_data, save_small_run, small_config
+from small_runs import made_data, made_images, save_small_run, small_config
 from torch.nn import functional as F
 
 from alignonce.diagnostics import compare_gradients, trajectory_plane
@@ -44,7 +44,7 @@ def test_every_checkpoint_is_measured_and_the_table_reads_back(analysed):
 
 
 def test_checkpoint_numbers_are_those_of_the_network_of_that_step(analysed, runs):
-    some = made_data().limited(24)
+    some = made_images().limited(24)
     batch = as_pixels(some.train_images), some.train_labels
     found = compare_gradients(RunFolder(runs / "fa").load_model(4), batch, F.cross_entropy)
     rows = analysed[1].table.pick(run="fa", step=4, measure="gradient.total.angle_deg")

@@ -3,6 +3,7 @@ import torch
 from alignonce.experiments.config.run import RunConfig
 from alignonce.experiments.data import load_data
 from alignonce.experiments.models import RowLSTM
+from alignonce.experiments.tasks import ImageClassification
 from alignonce.experiments.training.loop import train
 
 
@@ -19,6 +20,6 @@ def test_recurrent_network_learns_without_weight_transport():
         data="digits", model="lstm", width=32, rule="soft:0.5", epochs=8, learning_rate=0.01, batch_size=64,
         device="cpu",
     )  # fmt: skip
-    result = train(config, load_data("digits"))
+    result = train(config, ImageClassification(load_data("digits")))
     assert result.metrics.last("test_accuracy") > 0.8
     assert result.metrics.layers("cosine") == ["net.lstm.weight_ih_l0", "net.lstm.weight_hh_l0", "net.head"]

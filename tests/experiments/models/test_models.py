@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from small_runs import made_data, small_config
+from small_runs import made_images, small_config
 from torch import nn
 from torch.nn import functional as F
 
@@ -14,6 +14,7 @@ from alignonce.experiments.data import load_data
 from alignonce.experiments.models import Normalise, build_model, build_run_model
 from alignonce.experiments.models.resnet import ResidualBlock
 from alignonce.experiments.models.vit import Block
+from alignonce.experiments.tasks import ImageClassification
 from alignonce.experiments.training.loop import as_pixels, train
 
 SMALL = [
@@ -133,7 +134,7 @@ def test_initial_weights_depend_on_the_seed_only_and_leave_the_global_state(netw
 
 @pytest.mark.parametrize("network", SMALL)
 def test_every_rule_starts_from_the_same_forward_weights(network):
-    data = made_data()
+    data = made_images()
 
     def weights(rule: str) -> dict[str, torch.Tensor]:
         config = RunConfig(**network, rule=rule)
@@ -150,7 +151,7 @@ def test_every_rule_starts_from_the_same_forward_weights(network):
 @pytest.mark.parametrize("network", SMALL)
 @pytest.mark.parametrize("rule", KNOWN_RULES)
 def test_every_rule_takes_a_step_on_every_network(network, rule):
-    data = made_data()
+    data = made_images()
     model = build_run_model(
         RunConfig(**network, rule=rule), data.image_shape, data.num_classes, data.mean, data.std
     )
@@ -168,7 +169,7 @@ def test_every_rule_takes_a_step_on_every_network(network, rule):
 @pytest.mark.parametrize("network", SMALL)
 @pytest.mark.parametrize("rule", ["fa", "soft:0.5"])
 def test_no_weight_is_transported_with_fixed_norms(network, rule):
-    data = made_data()
+    data = made_images()
     config = RunConfig(**network, rule=rule, norms="fixed")
     model = build_run_model(config, data.image_shape, data.num_classes, data.mean, data.std)
     images, labels = as_pixels(data.train_images[:16]), data.train_labels[:16]
@@ -182,11 +183,11 @@ def test_every_network_learns_digits_far_above_chance(network, rule):
     data = load_data("digits", limit=600)
     wider = {**network, "width": {"mlp": 64, "vit": 32}.get(network["model"], 8)}
     config = RunConfig(**wider, rule=rule, epochs=4, batch_size=32, learning_rate=2e-3, device="cpu")
-    assert train(config, data).metrics.last("test_accuracy") > 0.4
+    assert train(config, ImageClassification(data)).metrics.last("test_accuracy") > 0.4
 
 
 def test_random_feedback_starts_unaligned_though_one_seed_makes_both():
-    data = made_data(shape=(1, 28, 28))
+    data = made_images(shape=(1, 28, 28))
     config = small_config(rule="fa", width=200, depth=4)
     model = build_run_model(config, data.image_shape, data.num_classes, data.mean, data.std)
     assert len(list(feedback_weights(model))) == 5

@@ -1,15 +1,17 @@
 import csv
 import json
+import signal
 from pathlib import Path
 
 import pytest
 import torch
-from small_runs import made_data, save_small_run, small_config
+from small_runs import made_data, made_images, save_small_run, small_config
 
 from alignonce.experiments.files import ensure_writable, write_atomically
 from alignonce.experiments.runs import folder as runs
-from alignonce.experiments.runs.finding import find_folder, free_folder
+from alignonce.experiments.runs.finding import find_run, free_folder
 from alignonce.experiments.runs.folder import RunFolder
+from alignonce.experiments.runs.scores import ACCURACY, score_of
 from alignonce.experiments.training.loop import TrainingResult, evaluate, train
 from alignonce.experiments.training.metrics import Measurement, Metrics, angle_deg
 
@@ -22,7 +24,7 @@ def test_run_comes_back_from_disk_as_it_was(tmp_path):
 def test_saved_network_reproduces_its_test_accuracy(tmp_path):
     for model in ("mlp", "resnet"):
         record = save_small_run(tmp_path / model, model=model, width=8, rule="soft:0.5")
-        data = made_data()
+        data = made_images()
         loss, accuracy = evaluate(
             RunFolder(tmp_path / model).load_model(), data.test_images, data.test_labels
         )
@@ -107,13 +109,13 @@ def test_empty_and_damaged_folders_are_said_plainly(tmp_path):
 
 def test_same_run_finds_its_folder_and_another_gets_its_own(tmp_path):
     data, config = made_data(), small_config()
-    first = find_folder(tmp_path, config, data)
+    first = find_run(tmp_path, config, data)[0]
     assert first.path == tmp_path / "soft-0.5-seed0"
     first.save(config, data, train(config, data))
-    assert find_folder(tmp_path, config, data) == first
+    assert find_run(tmp_path, config, data)[0] == first
     longer = small_config(epochs=3)
-    assert find_folder(tmp_path, longer, data).path == tmp_path / "soft-0.5-seed0-2"
-    assert find_folder(tmp_path, config, made_data(100)).path == tmp_path / "soft-0.5-seed0-2"
+    assert find_run(tmp_path, longer, data)[0].path == tmp_path / "soft-0.5-seed0-2"
+    assert find_run(tmp_path, config, made_data(100))[0].path == tmp_path / "soft-0.5-seed0-2"
 
 
 def test_free_folder_is_numbered_and_named_after_the_run(tmp_path):
@@ -183,3 +185,46 @@ def test_angles_bear_rounding():
     assert angle_deg(1 + 1e-9) == 0
     assert angle_deg(-1 - 1e-9) == 180
     assert angle_deg(0.5) == pytest.approx(60)
+
+
+OLD_NAMES = {
+    "train_examples": "train_images",
+    "test_examples": "test_images",
+    "example_shape": "image_shape",
+    "outputs": "num_classes",
+}
+
+
+def as_version_1(facts):
+    return {OLD_NAMES.get(name, name): value for name, value in facts.items()}
+
+
+def test_run_of_version_1_is_read(tmp_path):
+    new = save_small_run(tmp_path)
+    file = tmp_path / "summary.json"
+    written = json.loads(file.read_text())
+    assert written.pop("version") == 2
+    old = written | {
+        "data": as_version_1(written["data"]), "test_bits_per_byte": None, "test_r2": None
+    }  # fmt: skip
+    file.write_text(json.dumps(old))
+    run = RunFolder(tmp_path).load()
+    assert run.summary.data == new.summary.data
+    assert run.summary.test_accuracy == new.summary.test_accuracy
+    assert score_of(run) is ACCURACY
+    assert RunFolder(tmp_path).load_model() is not None
+
+
+def test_unfinished_run_of_older_names_goes_on(tmp_path):
+    config, data = small_config(), made_data()
+
+    def stop(progress):
+        signal.raise_signal(signal.SIGTERM)
+
+    points = RunFolder(tmp_path).resume_points(config, data)
+    assert train(config, data, stop, resume=points).status == "interrupted"
+    file = tmp_path / "resume" / "run.json"
+    written = json.loads(file.read_text())
+    written["run"]["data"] = as_version_1(written["run"]["data"])
+    file.write_text(json.dumps(written))
+    assert RunFolder(tmp_path).resume_points(config, data).newest() is not None

@@ -1,12 +1,12 @@
-import pytest
+from small_runs import save_small_run
 
-from alignonce.experiments.runs.scores import ACCURACY, SCORES, score_of
-from alignonce.experiments.training.metrics import Measurement, Metrics
+from alignonce.experiments.runs.scores import ACCURACY, SCORES, final_score, score_of
 
 
-@pytest.mark.parametrize("score", SCORES)
-def test_score_is_chosen_by_what_was_measured(score):
-    assert score_of(Metrics([Measurement(0, 0.0, score.metric, "", 0.5)])) is score
+def test_score_of_a_saved_run_is_that_of_its_task(tmp_path):
+    run = save_small_run(tmp_path, epochs=1)
+    assert score_of(run) is ACCURACY
+    assert final_score(run.config, run.summary) == (ACCURACY, 100 * run.summary.test_accuracy)
 
 
 def test_mean_is_written_with_its_deviation():

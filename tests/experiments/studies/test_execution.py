@@ -12,14 +12,15 @@ import pytest
 import yaml
 from made_studies import TRAIN, made_part, made_study
 
+from alignonce.experiments.data.source import DataSource
 from alignonce.experiments.files import locked
 from alignonce.experiments.runs.folder import RunFolder
 from alignonce.experiments.studies.execution import run_study
 from alignonce.experiments.studies.folder import StudyFolder
-from alignonce.experiments.studies.jobs import Source, Train
+from alignonce.experiments.studies.jobs import Train
 from alignonce.experiments.studies.pool import run_in_processes
 
-SOURCE = Source(hub=False)
+SOURCE = DataSource(hub=False)
 
 
 def at_once(jobs, on_start, on_end):

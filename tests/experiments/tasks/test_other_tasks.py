@@ -21,7 +21,7 @@ class Regression:
     def train_size(self):
         return len(self.inputs)
 
-    def to(self, device):
+    def for_run(self, config, device):
         return Regression(self.inputs.to(device), self.targets.to(device))
 
     def build_model(self, config):

@@ -7,7 +7,6 @@ from small_runs import made_data, small_config, without_time
 from alignonce import feedback_weights
 from alignonce.cli.main import main
 from alignonce.diagnostics import Tracker, compare_gradients
-from alignonce.experiments.models import build_run_model
 from alignonce.experiments.runs.folder import RunFolder
 from alignonce.experiments.runs.train_into import train_and_save
 from alignonce.experiments.training.checkpoints import checkpoint_steps
@@ -35,7 +34,7 @@ def test_checkpoints_hold_the_network_of_their_step(tmp_path, rule):
     train_and_save(config, data, RunFolder(tmp_path))
     folder = RunFolder(tmp_path)
     assert folder.checkpoint_steps() == [0, 7, 14]
-    start = build_run_model(config, data.image_shape, data.num_classes, data.mean, data.std)
+    start = data.build_model(config)
     assert same_state(folder.load_model(step=0), start)
     assert same_state(folder.load_model(step=14), folder.load_model())
     # One epoch of the same batches ends where the first of two does.
@@ -91,7 +90,7 @@ def test_tracking_changes_nothing_of_what_is_learnt(model, rule):
 def test_tracked_numbers_are_those_of_the_diagnostics():
     data, config = made_data(), small_config(rule="fa")
     result = train(config, data, tracker=build_tracker(["gradients"], 14, config, data))
-    some = data.limited(256)
+    some = data.images.limited(256)
     batch = as_pixels(some.train_images), some.train_labels
     found = compare_gradients(result.model, batch, torch.nn.functional.cross_entropy)
     rows = {

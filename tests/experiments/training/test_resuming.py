@@ -14,7 +14,7 @@ import torch
 from small_runs import made_data, small_config, without_time
 from torch.nn import functional as F
 
-from alignonce.experiments.runs.finding import find_folder, free_folder
+from alignonce.experiments.runs.finding import find_run, free_folder
 from alignonce.experiments.runs.folder import RunFolder
 from alignonce.experiments.runs.train_into import train_and_save
 from alignonce.experiments.tasks import ImageClassification
@@ -128,20 +128,19 @@ class Dropping(ImageClassification):
         model.net.output.register_forward_pre_hook(lambda net, x: F.dropout(x[0], 0.5, net.training))
         return model
 
-    def to(self, device):
-        return Dropping(super().to(device).data)
-
 
 def test_random_numbers_of_the_network_go_on_where_they_stopped(tmp_path):
     data, config = made_data(), small_config(epochs=3)
     torch.manual_seed(1)
-    whole = train(config, Dropping(data))
+    whole = train(config, Dropping(data.images))
     torch.manual_seed(2)
-    assert same_state(train(config, Dropping(data)).model, whole.model)
+    assert same_state(train(config, Dropping(data.images)).model, whole.model)
     points = RunFolder(tmp_path).resume_points(config, data)
-    assert train(config, Dropping(data), send(signal.SIGTERM, 7), resume=points).status == "interrupted"
-    assert same_state(train(config, Dropping(data), resume=points).model, whole.model)
-    other = train(config.model_copy(update={"seed": 1}), Dropping(data))
+    assert (
+        train(config, Dropping(data.images), send(signal.SIGTERM, 7), resume=points).status == "interrupted"
+    )
+    assert same_state(train(config, Dropping(data.images), resume=points).model, whole.model)
+    other = train(config.model_copy(update={"seed": 1}), Dropping(data.images))
     assert not same_state(other.model, whole.model)
 
 
@@ -168,7 +167,7 @@ def test_interrupted_command_goes_on_and_cleans_up(tmp_path):
     assert first.summary.status == "interrupted"
     assert (tmp_path / "run" / "resume").exists()
     folder = RunFolder(tmp_path / "run")
-    assert find_folder(tmp_path, config, data).path != folder.path
+    assert find_run(tmp_path, config, data)[0].path != folder.path
     second = train_and_save(config, data, folder)
     assert second.summary.status == "done"
     assert same_state(folder.load_model(), RunFolder(tmp_path / "whole").load_model())
@@ -263,11 +262,11 @@ def test_unfinished_run_goes_on_as_itself_only(tmp_path):
     message = r"unfinished run with epochs 3 there, 4 here, clip None there, 1\.0 here: finish that one"
     with pytest.raises(ValueError, match=message):
         train_and_save(other, data, RunFolder(tmp_path / "fa-seed0"))
-    with pytest.raises(ValueError, match=r"train_images 200 there, 100 here"):
+    with pytest.raises(ValueError, match=r"train_examples 200 there, 100 here"):
         train_and_save(config, made_data(100), RunFolder(tmp_path / "fa-seed0"))
     assert content(tmp_path / "fa-seed0" / "resume") == before
-    assert find_folder(tmp_path, config, data).path.name == "fa-seed0"
-    assert find_folder(tmp_path, other, data).path.name == "fa-seed0-2"
+    assert find_run(tmp_path, config, data)[0].path.name == "fa-seed0"
+    assert find_run(tmp_path, other, data)[0].path.name == "fa-seed0-2"
 
 
 def test_how_a_run_is_computed_may_change(tmp_path):

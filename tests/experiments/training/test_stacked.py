@@ -4,13 +4,12 @@ from small_runs import made_data, small_config
 from torch.nn import functional as F
 
 from alignonce import alignment
-from alignonce.experiments.tasks import ImageClassification
 from alignonce.experiments.training.stacked import StackedNetworks
 
 
 @pytest.fixture
 def task():
-    return ImageClassification(made_data())
+    return made_data()
 
 
 def networks_of(task, rules, **changes):

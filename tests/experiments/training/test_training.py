@@ -10,7 +10,6 @@ from alignonce import RandomFeedback, set_learning_rule
 from alignonce.experiments.config.devices import pick_device
 from alignonce.experiments.config.schedules import rate_factor
 from alignonce.experiments.config.seeds import derived_seed
-from alignonce.experiments.models import build_run_model
 from alignonce.experiments.tasks import images
 from alignonce.experiments.training import loop as training
 from alignonce.experiments.training.loop import evaluate, train
@@ -102,10 +101,10 @@ def test_measurements_say_where_in_training_they_were_made():
 def test_reported_accuracies_are_those_of_the_returned_model():
     data = made_data()
     result = train(small_config(), data)
-    logits = result.model.eval()(data.test_images / 255)
-    accuracy = (logits.argmax(1) == data.test_labels).double().mean().item()
+    logits = result.model.eval()(data.images.test_images / 255)
+    accuracy = (logits.argmax(1) == data.images.test_labels).double().mean().item()
     assert result.metrics.last("test_accuracy") == accuracy
-    loss = -torch.log_softmax(logits.double(), 1)[range(60), data.test_labels].mean().item()
+    loss = -torch.log_softmax(logits.double(), 1)[range(60), data.images.test_labels].mean().item()
     assert result.metrics.last("test_loss") == pytest.approx(loss, rel=1e-5)
 
 
@@ -113,12 +112,12 @@ def test_evaluation_in_parts_equals_the_whole_and_keeps_the_mode(monkeypatch):
     data = made_data()
     model = train(small_config(model="resnet", width=4, epochs=1), data).model
     assert model.training
-    whole = evaluate(model, data.test_images, data.test_labels)
+    whole = evaluate(model, data.images.test_images, data.images.test_labels)
     monkeypatch.setattr(images, "TEST_BATCH", 7)
-    parts = evaluate(model, data.test_images, data.test_labels)
+    parts = evaluate(model, data.images.test_images, data.images.test_labels)
     assert parts == pytest.approx(whole, rel=1e-6)
     assert model.training
-    evaluate(model.eval(), data.test_images, data.test_labels)
+    evaluate(model.eval(), data.images.test_images, data.images.test_labels)
     assert not model.training
 
 
@@ -140,7 +139,7 @@ def test_divergence_is_recorded_with_its_exact_step(monkeypatch, check):
 
 def _losses_of_plain_loop(data, learning_rate):
     config = small_config(rule="bp", optimizer="sgd", learning_rate=learning_rate)
-    model = build_run_model(config, data.image_shape, data.num_classes, data.mean, data.std)
+    model = data.build_model(config)
     set_learning_rule(model, RandomFeedback(seed=derived_seed(0, "feedback")))
     optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=0.9)
     generator = torch.Generator().manual_seed(derived_seed(0, "batches"))
@@ -148,7 +147,7 @@ def _losses_of_plain_loop(data, learning_rate):
     for _ in range(3):
         for batch in torch.randperm(200, generator=generator).split(32):
             loss = torch.nn.functional.cross_entropy(
-                model(data.train_images[batch] / 255), data.train_labels[batch]
+                model(data.images.train_images[batch] / 255), data.images.train_labels[batch]
             )
             optimizer.zero_grad()
             loss.backward()

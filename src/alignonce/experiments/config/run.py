@@ -1,7 +1,6 @@
 """The full configuration of a run, and of a comparison of several learning rules."""
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -15,14 +14,11 @@ from alignonce.experiments.config.rule_specs import (
     parse_rule,
 )
 from alignonce.experiments.config.schedules import Schedule
+from alignonce.experiments.config.task_specs import TASK_SPECS, TaskName, spec_of
 from alignonce.experiments.data.augmentation import Augmentation
-from alignonce.experiments.data.known import KNOWN_DATA
 
-DATA_HELP = (
-    f"Data set. images: {', '.join(KNOWN_DATA)}, hub:OWNER/NAME, or the path of a folder or an .npz file. "
-    "lm: python-stdlib, hub:OWNER/NAME, or the path of a text file or a folder. "
-    "tabular: diabetes (a number), breast-cancer or wine (classes)."
-)
+DATA_HELP = f"Data set. {'. '.join(f'{name}: {spec.data}' for name, spec in TASK_SPECS.items())}."
+TASK_HELP = "; ".join(f"{name}, {spec.title}" for name, spec in TASK_SPECS.items())
 DEFAULT_RULES = ("bp", "fa", "soft:0.25", "soft:0.5", "soft:0.75", "soft:1")
 RULE_HELP = ", ".join(f"{kind.usage} ({kind.title})" for kind in KNOWN_RULES.values())
 # What decides which data a run learns from.
@@ -35,28 +31,13 @@ _MOST = 2**63 - 1
 Count = Annotated[int, Field(ge=0, le=_MOST)]
 Positive = Annotated[int, Field(ge=1, le=_MOST)]
 
-TaskName = Literal["images", "lm", "tabular"]
-# What stands where a configuration leaves these out.
-TASK_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
-    "images": {},
-    "lm": {
-        "model": "gpt", "data": "python-stdlib", "limit": 4800, "epochs": 1, "batch_size": 8,
-        "learning_rate": 2e-3, "warmup": 0.1, "rule": "soft-kp:0.9",
-        "rules": ("bp", "fa", "dfa", "soft:0.5", "soft:1", "periodic:100", "soft-mirror:1", "soft-kp:0.9"),
-    },
-    "tabular": {
-        "data": "diabetes", "depth": 2, "width": 64, "epochs": 100, "batch_size": 32, "learning_rate": 1e-3,
-    },
-})  # fmt: skip
-
 
 class TaskConfig(NetworkConfig):
     """What is learnt, and by which network."""
 
     task: TaskName = Field(
         "images",
-        description="What is learnt: classes of images; lm, to continue text; tabular, to tell a number or a "
-        "class from the rows of a table. Some defaults depend on it.",
+        description=f"What is learnt: {TASK_HELP}. Some defaults depend on it.",
     )
     data: str = Field("fashion-mnist", min_length=1, description=DATA_HELP)
     batch_size: Positive = Field(128, description="Examples in a batch.")
@@ -67,17 +48,16 @@ class TaskConfig(NetworkConfig):
         """Take what is left out from the task's defaults; the network's own come after."""
         if not isinstance(values, dict):
             return values
-        task = values.get("task", "images")
-        defaults = TASK_DEFAULTS.get(task, {}) if isinstance(task, str) else {}
+        # A task that is unknown, or no text at all, is refused by the field itself.
+        spec = spec_of(values.get("task", "images"))
+        defaults = {} if spec is None else spec.defaults
         return {name: value for name, value in defaults.items() if name in cls.model_fields} | values
 
     @model_validator(mode="after")
     def _network_fits_the_task(self) -> Self:
-        fitting = {"lm": ("gpt",), "tabular": ("mlp",)}.get(self.task)
-        if fitting is None and self.model == "gpt":
-            raise ValueError("model gpt goes with task lm only")
-        if fitting is not None and self.model not in fitting:
-            raise ValueError(f"model must be {fitting[0]} with task {self.task}, got {self.model}")
+        fitting = TASK_SPECS[self.task].models
+        if self.model not in fitting:
+            raise ValueError(f"model must be {', '.join(fitting)} with task {self.task}, got {self.model}")
         return self
 
 

@@ -4,7 +4,8 @@ import argparse
 import sys
 
 from alignonce.experiments.data.image_data import DataUnavailable
-from alignonce.experiments.data.loading import load_data_or_digits
+from alignonce.experiments.data.loading import load_data
+from alignonce.experiments.data.source import DataSource
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m alignonce.experiments.data", description="Prepare data.")
     parser.add_argument("name", nargs="?", default="fashion-mnist", help="as for load_data")
     try:
-        data = load_data_or_digits(parser.parse_args(arguments).name)
+        data = load_data(parser.parse_args(arguments).name, DataSource(or_digits=True))
     except (ValueError, DataUnavailable) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -12,6 +12,7 @@ from typing import Any
 
 from alignonce.experiments.data.hub import import_datasets, open_on_hub, told
 from alignonce.experiments.data.image_data import DataUnavailable
+from alignonce.experiments.data.source import DataSource
 
 STDLIB = "python-stdlib"
 # Directories of the standard library that hold other people's packages, or tests full of odd data.
@@ -30,7 +31,7 @@ class Corpus:
     test: bytes
 
 
-def load_corpus(name: str, *, hub: bool = True, max_bytes: int | None = None) -> Corpus:
+def load_corpus(name: str, source: DataSource | None = None, *, max_bytes: int | None = None) -> Corpus:
     """Read a corpus.
 
     Args:
@@ -38,7 +39,7 @@ def load_corpus(name: str, *, hub: bool = True, max_bytes: int | None = None) ->
             reference among them (as `pydoc_data/topics.py`); the path of a text file; the path of a folder
             of text files, or of one in a hub's format (see `load_hub_text`); or "hub:owner/name" or
             "hub:owner/name/configuration", a data set on a hub with a column `text`.
-        hub: whether a hub may be asked over the network.
+        source: whether a hub may be asked over the network; None lets it.
         max_bytes: of data in a hub's format, read about so many bytes for training, and no more.
 
     Returns:
@@ -52,7 +53,7 @@ def load_corpus(name: str, *, hub: bool = True, max_bytes: int | None = None) ->
     if name == STDLIB:
         return _python_stdlib()
     if name.startswith("hub:"):
-        if not hub:
+        if source is not None and not source.hub:
             raise DataUnavailable(f"{name} is on a hub, and hub=False")
         return load_hub_text(name.removeprefix("hub:"), max_bytes)
     path = Path(name).expanduser()

@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from collections.abc import Mapping
+from typing import Any
 
-from alignonce.experiments.data.image_data import ImageData
+from pydantic import BaseModel, ConfigDict, model_validator
+
+_OLD_NAMES = {
+    "train_images": "train_examples",
+    "test_images": "test_examples",
+    "image_shape": "example_shape",
+    "num_classes": "outputs",
+}
 
 
 class DataFacts(BaseModel):
     """Which data a run learnt from, in numbers.
 
-    The names are those of images, for which there were facts first. Of other tasks, `train_images` and
-    `test_images` count examples. Text: windows of `image_shape` (1, 1, tokens), and `num_classes` tokens in
-    the vocabulary. Tables: rows of `image_shape` (columns, 1, 1); `num_classes` is 1 for a regression.
+    An example is an image; a window of text; or a row of a table. Its shape is (channels, height, width);
+    of a window (1, 1, tokens); of a row (columns, 1, 1). A network has an output for each class or token of
+    the vocabulary, and one for a regression.
     """
 
     model_config = ConfigDict(frozen=True)
 
     name: str
     source: str
-    train_images: int
-    test_images: int
-    image_shape: tuple[int, int, int]
-    num_classes: int
+    train_examples: int
+    test_examples: int
+    example_shape: tuple[int, int, int]
+    outputs: int
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_any_version(cls, values: Any) -> Any:
+        return with_present_names(values) if isinstance(values, Mapping) else values
 
     def same_as(self, other: DataFacts) -> bool:
         """Compare all but the source.
@@ -35,21 +48,14 @@ class DataFacts(BaseModel):
         """
         return self.model_copy(update={"source": other.source}) == other
 
-    @classmethod
-    def of(cls, data: ImageData) -> DataFacts:
-        """Describe images.
 
-        Args:
-            data: the images.
+def with_present_names(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Rename the facts of older files, which spoke of images and classes whatever the task.
 
-        Returns:
-            Their facts.
-        """
-        return cls(
-            name=data.name,
-            source=data.source,
-            train_images=len(data.train_labels),
-            test_images=len(data.test_labels),
-            image_shape=data.image_shape,
-            num_classes=data.num_classes,
-        )
+    Args:
+        facts: as a file has them.
+
+    Returns:
+        The same under today's names.
+    """
+    return {_OLD_NAMES.get(name, name): value for name, value in facts.items()}

@@ -1,12 +1,9 @@
-"""Fashion-MNIST, from wherever it is to be had; what had to be fetched is kept in the cache."""
+"""Fashion-MNIST, from where its files are known to lie, or from a hub."""
 
-import os
-import shutil
-import subprocess
-import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +11,7 @@ import numpy as np
 from alignonce.experiments.data.hub import fetch_from_hub
 from alignonce.experiments.data.idx import read_idx, to_idx_gz
 from alignonce.experiments.data.image_data import DataUnavailable, ImageData, from_arrays
+from alignonce.experiments.data.source import DataSource, default_cache
 from alignonce.experiments.data.storage import keep_files
 
 FASHION_CLASSES = (
@@ -38,54 +36,45 @@ IDX_NAMES = (
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
-_APT = (
-    "apt-get",
-    "-o",
-    "Acquire::http::Timeout=10",
-    "-o",
-    "Acquire::https::Timeout=10",
-    "-o",
-    "Acquire::Retries=1",
-)
 
+def load_fashion_mnist(source: DataSource) -> ImageData:
+    """Load Fashion-MNIST from the first place that has it.
 
-def load_fashion_mnist(cache: Path, *, hub: bool) -> ImageData:
-    """Load Fashion-MNIST from the first source that has it.
-
-    The sources, in order: the cache; the files of Debian's package dataset-fashion-mnist; that package,
-    downloaded and unpacked without root; a hub. A source that is there but broken is passed over, with a
-    warning.
+    The places, in order: the cache folder; the default one; the files of Debian's package
+    dataset-fashion-mnist; a hub. A place whose files are broken is passed over, with a warning.
 
     Args:
-        cache: The cache folder; the files are sought, and kept, in its subfolder fashion-mnist.
-        hub: Whether a hub may be asked.
+        source: The files are sought in its folder's subfolder fashion-mnist, and kept there if a hub gave
+            them.
 
     Returns:
-        The data; `source` says which source gave them.
+        The data; `source` says which place gave them.
 
     Raises:
-        DataUnavailable: No source works; the message says why for each.
+        DataUnavailable: No place has it; the message says why for each, and what to do.
     """
-    folder = cache / "fashion-mnist"
-    attempts: list[tuple[str, Callable[[], ImageData]]] = [
-        (f"the cache folder {folder}", lambda: _read_idx_folder(folder, f"the cache folder {folder}")),
-        (
-            f"Debian's package {DEBIAN_PACKAGE} ({DEBIAN_FOLDER})",
-            lambda: _read_idx_folder(DEBIAN_FOLDER, f"Debian's package {DEBIAN_PACKAGE} ({DEBIAN_FOLDER})"),
-        ),
-        (f"a download of Debian's package {DEBIAN_PACKAGE}", lambda: _download_debian_package(folder)),
-        (f"the hub's data set {FASHION_HUB_ID}", lambda: _fashion_mnist_from_hub(folder, hub)),
-    ]
+    folder = source.folder / "fashion-mnist"
+    folders = dict.fromkeys((folder, default_cache() / "fashion-mnist"))
+    places = {f"the cache folder {cached}": cached for cached in folders}
+    places[f"Debian's package {DEBIAN_PACKAGE} ({DEBIAN_FOLDER})"] = DEBIAN_FOLDER
+    attempts: dict[str, Callable[[], ImageData]] = {
+        label: partial(_read_idx_folder, place, label) for label, place in places.items()
+    }
+    attempts[f"the hub's data set {FASHION_HUB_ID}"] = partial(_fashion_mnist_from_hub, folder, source.hub)
     failures = []
-    for label, attempt in attempts:
+    for label, attempt in attempts.items():
         try:
             return attempt()
         except (OSError, ValueError, DataUnavailable) as error:
             failures.append(f"{label}: {error}")
             if isinstance(error, ValueError):  # it is there, but broken: someone should know
                 warnings.warn(f"Fashion-MNIST: passed over {label}: {error}", stacklevel=3)
+    allow = "" if source.hub else ", or allow the hub (--hub)"
     raise DataUnavailable(
-        "Fashion-MNIST is not to be had; each source failed:\n  - " + "\n  - ".join(failures)
+        "Fashion-MNIST is not on this machine:\n  - "
+        + "\n  - ".join(failures)
+        + f"\nGet it with `make data` or `apt-get install {DEBIAN_PACKAGE}`{allow}; "
+        "or name other data (--data FOLDER, or --data digits)"
     )
 
 
@@ -101,56 +90,6 @@ def _read_idx_folder(folder: Path, source: str) -> ImageData:
     return from_arrays(
         "fashion-mnist", source, (train_images, train_labels), (test_images, test_labels), FASHION_CLASSES
     )
-
-
-def _download_debian_package(folder: Path) -> ImageData:
-    for tool in ("apt-get", "dpkg-deb"):
-        if shutil.which(tool) is None:
-            raise DataUnavailable(f"this machine has no {tool}")
-    with tempfile.TemporaryDirectory() as temporary:
-        work = Path(temporary)
-        try:
-            _run([*_APT, "download", DEBIAN_PACKAGE], work, seconds=300)
-        except DataUnavailable as error:
-            # Fresh containers have no package lists; fetching them needs root and is done once only.
-            if "Unable to locate package" not in str(error) or os.geteuid() != 0:
-                raise
-            _run([*_APT, "update"], work, seconds=120)
-            _run([*_APT, "download", DEBIAN_PACKAGE], work, seconds=300)
-        packages = sorted(work.glob("*.deb"))
-        if not packages:
-            raise DataUnavailable("apt-get download left no .deb file")
-        _run(["dpkg-deb", "-x", packages[0].name, "unpacked"], work, seconds=60)
-        unpacked = work / "unpacked/usr/share/datasets/fashion-mnist"
-        data = _read_idx_folder(unpacked, f"Debian's package {DEBIAN_PACKAGE}, downloaded, kept in {folder}")
-        kept = keep_files(
-            {folder / f"{name}.gz": (unpacked / f"{name}.gz").read_bytes() for name in IDX_NAMES}
-        )
-    return data if kept else replace(data, source=f"Debian's package {DEBIAN_PACKAGE}, downloaded, not kept")
-
-
-def _run(command: list[str], folder: Path, *, seconds: float) -> None:
-    """Run a command in a folder; any failure, and running too long, is a `DataUnavailable`."""
-    shown = " ".join(part for part in command if part != "-o" and not part.startswith("Acquire::"))
-    # A file, not a pipe: after a timeout, a grandchild that holds a pipe open would keep us waiting.
-    with tempfile.TemporaryFile() as output:
-        try:
-            subprocess.run(
-                command,
-                cwd=folder,
-                env={**os.environ, "LC_ALL": "C"},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                timeout=seconds,
-                check=True,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise DataUnavailable(f"{shown} took longer than {seconds:g} s") from error
-        except (subprocess.CalledProcessError, OSError) as error:
-            output.seek(0)
-            said = " ".join(output.read().decode(errors="replace").split())
-            raise DataUnavailable(f"{shown} failed: {said[-400:] or error}") from error
 
 
 def _fashion_mnist_from_hub(folder: Path, hub: bool) -> ImageData:

@@ -18,19 +18,19 @@ from alignonce.experiments.data.image_data import (
     stack_images,
     stratified_split,
 )
+from alignonce.experiments.data.source import DataSource
 from alignonce.experiments.data.storage import keep_files, load_npz, write_npz
 
 _PROBE_SECONDS = 5.0
 
 
-def load_from_hub(dataset_id: str, cache: Path, *, hub: bool) -> ImageData:
+def load_from_hub(dataset_id: str, source: DataSource) -> ImageData:
     """Load a labelled image data set from a hub, and keep it as one .npz file in the cache.
 
     Args:
         dataset_id: "owner/name", or "owner/name/configuration" where the hub's data set has several.
-        cache: The cache folder; a copy is kept in its subfolder hub and wins next time;
-            delete it to fetch anew.
-        hub: Whether a hub may be asked; if not, only the kept copy is used.
+        source: A copy is kept in its folder's subfolder hub and wins next time; delete it to fetch anew. If
+            a hub may not be asked, only the kept copy is used.
 
     Returns:
         The data.
@@ -43,10 +43,10 @@ def load_from_hub(dataset_id: str, cache: Path, *, hub: bool) -> ImageData:
         raise ValueError(
             f'name must be "hub:owner/name" or "hub:owner/name/configuration", got "hub:{dataset_id}"'
         )
-    kept = cache / "hub" / f"{dataset_id.replace('/', '--')}.npz"
+    kept = source.folder / "hub" / f"{dataset_id.replace('/', '--')}.npz"
     if kept.is_file():
         return load_npz(kept, dataset_id, f"{kept}, a kept copy of the hub's data set {dataset_id}")
-    if not hub:
+    if not source.hub:
         raise DataUnavailable(f"the hub's data set {dataset_id} is not in the cache ({kept}), and hub=False")
     owner, name, *configuration = dataset_id.split("/")
     try:

@@ -1,7 +1,6 @@
 """Labelled images for the runs: one function, whatever the source."""
 
 import importlib
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +18,13 @@ from alignonce.experiments.data.image_data import (
     stratified_split,
 )
 from alignonce.experiments.data.known import KNOWN_DATA, KnownData
+from alignonce.experiments.data.source import DataSource
 from alignonce.experiments.data.storage import load_npz
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["DataUnavailable", "ImageData", "load_data", "load_data_or_digits"]
+__all__ = ["DataUnavailable", "ImageData", "load_data"]
 
 _VALIDATION = ("val", "valid", "validation")
 PARTS = ("train", "test", *_VALIDATION)
@@ -35,7 +35,7 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".t
 
 
 def load_data(
-    name: str = "fashion-mnist", *, cache: Path | None = None, hub: bool = True, limit: int | None = None
+    name: str = "fashion-mnist", source: DataSource | None = None, *, limit: int | None = None
 ) -> ImageData:
     """Load labelled images into memory.
 
@@ -46,12 +46,12 @@ def load_data(
             the path of a folder of images (train/<class>/ and test/<class>/, or <class>/, divided 80/20;
             without test/, val/, valid/ or validation/ is the test set, and beside test/ it is kept apart),
             or of a folder that the datasets library opens or wrote; or "hub:owner/name", a data set on a hub.
-        cache: Where fetched data are kept; by default $ALIGNONCE_DATA, or else ~/.cache/alignonce.
-        hub: Whether a hub may be asked over the network.
+        source: Where fetched data are kept, whether a hub may be asked, and whether the digits may stand in
+            for Fashion-MNIST; None is `DataSource()`.
         limit: Keep only the first `limit` training and test examples of a seeded, class-balanced selection.
 
     Returns:
-        The data; `source` says where they came from.
+        The data; `source` says where they came from, and of digits in Fashion-MNIST's place, why.
 
     Raises:
         ValueError: The name is unknown, the limit is below 1, or what the name leads to is not usable.
@@ -59,50 +59,19 @@ def load_data(
     """
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise ValueError(f"limit must be a whole number of at least 1, or None for all, got {limit!r}")
-    data = _load_whole(name, _default_cache() if cache is None else Path(cache), hub)
+    data = _load_whole(name, DataSource() if source is None else source)
     return data if limit is None else data.limited(limit)
 
 
-def load_data_or_digits(
-    name: str = "fashion-mnist", *, cache: Path | None = None, hub: bool = True, limit: int | None = None
-) -> ImageData:
-    """Load data as `load_data` does, but take the digits where Fashion-MNIST is not to be had.
-
-    Args:
-        name: As for `load_data`; only "fashion-mnist" has the fallback.
-        cache: As for `load_data`.
-        hub: As for `load_data`.
-        limit: As for `load_data`.
-
-    Returns:
-        The data; after the fallback, named "digits", with a `source` that says so and why.
-
-    Raises:
-        ValueError: As for `load_data`.
-        DataUnavailable: As for `load_data`, if the name is not "fashion-mnist".
-    """
-    try:
-        return load_data(name, cache=cache, hub=hub, limit=limit)
-    except DataUnavailable as error:
-        if name != "fashion-mnist":
-            raise
-        digits = load_data("digits", limit=limit)
-        return replace(digits, source=f"{digits.source} INSTEAD of Fashion-MNIST. {error}")
-
-
-def _default_cache() -> Path:
-    return Path(os.environ.get("ALIGNONCE_DATA") or "~/.cache/alignonce").expanduser()
-
-
-def _load_whole(name: str, cache: Path, hub: bool) -> ImageData:
+def _load_whole(name: str, source: DataSource) -> ImageData:
     if name == "fashion-mnist":
-        return load_fashion_mnist(cache, hub=hub)
+        return _load_fashion_mnist_or_digits(source)
     if name == "digits":
         return _load_digits()
     if name.startswith("hub:"):
-        return load_from_hub(name.removeprefix("hub:"), cache, hub=hub)
+        return load_from_hub(name.removeprefix("hub:"), source)
     if name in KNOWN_DATA:
-        return _load_known(KNOWN_DATA[name], cache, hub)
+        return _load_known(KNOWN_DATA[name], source)
     path = Path(name).expanduser()
     if path.suffix == ".npz" and path.is_file():
         return load_npz(path, path.stem, f"the file {path}")
@@ -114,17 +83,27 @@ def _load_whole(name: str, cache: Path, hub: bool) -> ImageData:
     )
 
 
-def _load_known(known: KnownData, cache: Path, hub: bool) -> ImageData:
+def _load_fashion_mnist_or_digits(source: DataSource) -> ImageData:
+    try:
+        return load_fashion_mnist(source)
+    except DataUnavailable as error:
+        if not source.or_digits:
+            raise
+        digits = _load_digits()
+        return replace(digits, source=f"{digits.source} INSTEAD of Fashion-MNIST. {error}")
+
+
+def _load_known(known: KnownData, source: DataSource) -> ImageData:
     """Load a data set of the hub by its short name: from a folder of this name in the cache, or the hub."""
     hub_id = known.hub_id or ""
     owner, repository, *configuration = hub_id.split("/")
-    folder = cache / known.name
+    folder = source.folder / known.name
     if folder.is_dir():
         # In the hub's repositories, a configuration's files lie in a folder of its name.
         within = folder.joinpath(*configuration)
         return _load_folder(within if within.is_dir() else folder, known.name)
     try:
-        return replace(load_from_hub(hub_id, cache, hub=hub), name=known.name)
+        return replace(load_from_hub(hub_id, source), name=known.name)
     except DataUnavailable as error:
         raise DataUnavailable(
             f"{known.name}: there is no folder {folder}, and {error}. Where a hub is in reach, "

@@ -40,7 +40,7 @@ def comparison_figure(runs: Sequence[RunRecord]) -> Figure:
     by_rule: dict[str, list[RunRecord]] = defaultdict(list)
     for run in runs:
         by_rule[run.config.rule].append(run)
-    score = score_of(runs[0].metrics)
+    score = score_of(runs[0])
     with style():
         figure = Figure(figsize=(10, 3.6), layout="constrained")
         FigureCanvasAgg(figure)
@@ -128,14 +128,14 @@ def _mean_series(
 
 
 def _final(run: RunRecord, score: Score) -> float | None:
-    return None if run.summary.status == "diverged" else getattr(run.summary, score.metric)
+    return None if run.summary.status == "diverged" else run.summary.value(score)
 
 
 def _describe(runs: Sequence[RunRecord]) -> str:
     config, data = runs[0].config, runs[0].summary.data
     seeds = sorted({run.config.seed for run in runs})
     return (
-        f"{data.name} ({data.train_images:,} training examples), {config.model}, {config.size_words}, "
+        f"{data.name} ({data.train_examples:,} training examples), {config.model}, {config.size_words}, "
         f"{config.optimizer} at {config.learning_rate:g}, batches of {config.batch_size}, "
         + (f"seed {seeds[0]}" if len(seeds) == 1 else f"mean ± s.d. over {len(seeds)} seeds")
     )

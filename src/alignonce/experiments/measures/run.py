@@ -44,6 +44,7 @@ from alignonce.experiments.measures.trajectory import (
     trajectory_rows,
 )
 from alignonce.experiments.runs.folder import RunRecord
+from alignonce.experiments.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def analyse(
     paths: Sequence[Path],
     plan: AnalysisPlan,
     out: Path,
-    load: Callable[[RunRecord], ImageData],
+    load: Callable[[RunRecord], Task],
     console: Console | None = None,
     *,
     figures: bool = True,
@@ -88,7 +89,7 @@ def analyse(
         paths: run folders, or folders of run folders.
         plan: what to measure.
         out: the folder for the results; made if missing.
-        load: gives the data of the runs, which all have the same.
+        load: gives what the runs learnt, the same for all of them.
         console: where to show progress; None shows none.
         figures: whether to draw.
 
@@ -204,18 +205,18 @@ def _failure(subject: Subject, group: Group, error: Exception) -> Failure:
     return Failure(subject.name, group.name, reason)
 
 
-def _checked(data: ImageData, run: RunRecord) -> ImageData:
-    facts = DataFacts.of(data)
-    if not facts.same_as(run.summary.data):
+def _checked(task: Task, run: RunRecord) -> ImageData:
+    facts, images = task.facts, task.images
+    if images is None or not facts.same_as(run.summary.data):
         raise ValueError(
             f"the data are not those that {run.folder} learnt from: "
             f"{_describe(facts)}, not {_describe(run.summary.data)}"
         )
-    return data
+    return images
 
 
 def _describe(facts: DataFacts) -> str:
-    return f"{facts.name} of {facts.train_images} + {facts.test_images} images {facts.image_shape}"
+    return f"{facts.name} of {facts.train_examples} + {facts.test_examples} images {facts.example_shape}"
 
 
 FIGURES: dict[str, tuple[GroupName, Callable[[AnalysisTable, str], Figure | None]]] = {

@@ -14,7 +14,7 @@ from alignonce.experiments.report.plots_training import training_plots
 from alignonce.experiments.report.subjects import swept_cells
 from alignonce.experiments.runs.records import Environment
 from alignonce.experiments.studies.collecting import collect_evidence
-from alignonce.experiments.studies.folder import StudyFolder
+from alignonce.experiments.studies.folder import StudyFolder, StudySnapshot
 from alignonce.experiments.studies.study import Study, load_study, shipped_studies
 
 
@@ -70,29 +70,28 @@ def _filled(plots: Iterator[Plot]) -> Iterator[Plot]:
             yield plot.drawable
 
 
-def gather(folder: StudyFolder, on_progress: Callable[[int, int], None] | None = None) -> ReportContent:
+def gather(snapshot: StudySnapshot, on_progress: Callable[[int, int], None] | None = None) -> ReportContent:
     """Collect the numbers of a study as far as it is done, and judge its claims.
 
     Args:
-        folder: of the study.
+        snapshot: of the study.
         on_progress: called with the number of claims judged, and of all.
 
     Returns:
         What `write_report` takes.
 
     Raises:
-        FileNotFoundError: there is no study in the folder, or none of its runs is finished.
+        FileNotFoundError: none of its runs is finished.
         ValueError: a file is damaged, or runs of one cell learnt from different data.
     """
-    study = folder.study()
-    finished = [run.folder for run in folder.runs(study) if run.folder.is_finished()]
-    if not finished:
+    study, folder = snapshot.study, snapshot.folder
+    if not snapshot.finished:
         raise FileNotFoundError(f"{folder.path} holds no finished run: alignonce study run comes first")
-    evidence = collect_evidence(folder, study)
+    evidence = collect_evidence(snapshot)
     findings = evaluate(evidence, on_progress=on_progress)
-    environments = _distinct([run.environment() for run in finished])
+    environments = _distinct([run.environment for run, _ in snapshot.finished])
     return ReportContent(
-        study, evidence, CLAIMS, findings, environments, _commands(study, folder), folder.failures()
+        study, evidence, CLAIMS, findings, environments, _commands(study, folder), snapshot.failures
     )
 
 

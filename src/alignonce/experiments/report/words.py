@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from alignonce.experiments.config.task_specs import TASK_SPECS
 from alignonce.experiments.figures.panels import NONE
 from alignonce.experiments.figures.style import label_of
 from alignonce.experiments.report.content import ReportContent
@@ -25,9 +26,6 @@ METHOD = (
 )
 
 
-_EXAMPLES = {"images": "images", "lm": "windows of text", "tabular": "rows"}
-
-
 def run_words(content: ReportContent) -> str:
     """Count the runs.
 
@@ -38,7 +36,7 @@ def run_words(content: ReportContent) -> str:
         Such as `54 of 60 runs finished, 1 of them diverged; 2 failed.`
     """
     finished = {fact[:4] for fact in content.evidence.pick(group="run")}
-    text = f"{len(finished)} of {len(content.study.runs())} runs finished"
+    text = f"{len(finished)} of {content.study.count()} runs finished"
     if diverged := len(diverged_runs(content.evidence)):
         text += f", {diverged} of them diverged"
     if content.failures:
@@ -103,7 +101,7 @@ def part_words(part: Part, study: Study) -> dict[str, str]:
     """
     cells = list(part.cells(study.seeds))
     first = cells[0].config
-    limit = f", {first.limit:,} {_EXAMPLES[first.task]}" if first.limit else ""
+    limit = f", {first.limit:,} {TASK_SPECS[first.task].examples}" if first.limit else ""
     known = {"depth": first.depth, "width": first.width}
     size = " ".join(
         f"{name} {value}" for name, value in known.items() if value is not None and name not in part.vary

@@ -10,10 +10,11 @@ from pathlib import Path
 from alignonce.experiments.config.run import RunConfig
 from alignonce.experiments.files import is_locked
 from alignonce.experiments.runs.folder import RunFolder
-from alignonce.experiments.tasks.loading import Learnable, facts_of
+from alignonce.experiments.runs.records import Summary
+from alignonce.experiments.tasks import Task
 
 
-def find_folder(parent: Path, config: RunConfig, data: Learnable | None = None) -> RunFolder:
+def find_run(parent: Path, config: RunConfig, task: Task | None = None) -> tuple[RunFolder, Summary | None]:
     """Choose the folder of a run among those of earlier runs.
 
     It is the one where this very run (same configuration, same data) is finished, if there is one; else the
@@ -22,21 +23,23 @@ def find_folder(parent: Path, config: RunConfig, data: Learnable | None = None) 
     Args:
         parent: the folder of run folders.
         config: the run.
-        data: what it learns from; None, where they are not loaded, takes the configuration's word for it.
+        task: what it learns; None, where the data are not loaded, takes the configuration's word for them.
 
     Returns:
-        `RULE-seedSEED`, or with `-2`, `-3`, ... after it.
+        `RULE-seedSEED`, or with `-2`, `-3`, ... after it; and how the run ended, None if it is not finished.
     """
 
-    def suits(folder: RunFolder) -> bool:
-        if not folder.is_finished():
-            return folder.is_free_for(config)
-        if folder.config() != config:
-            return False
-        # The source is a sentence for people, and may change while the data do not.
-        return data is None or folder.summary().data.same_as(facts_of(data))
+    def suitable() -> Iterator[tuple[RunFolder, Summary | None]]:
+        for folder in numbered_folders(parent, run_name(config)):
+            summary = folder.finished()
+            if summary is None:
+                if folder.is_free_for(config):
+                    yield folder, None
+            # The source of data is a sentence for people, and may change while the data do not.
+            elif folder.config() == config and (task is None or summary.data.same_as(task.facts)):
+                yield folder, summary
 
-    return next(filter(suits, numbered_folders(parent, run_name(config))))
+    return next(suitable())
 
 
 def free_folder(parent: Path, config: RunConfig) -> RunFolder:

@@ -35,12 +35,10 @@ from torch import nn
 
 from alignonce.diagnostics import Row, Tracker
 from alignonce.experiments.config.run import COMPUTING_FIELDS, RunConfig
-from alignonce.experiments.data.image_data import ImageData
 from alignonce.experiments.files import ensure_writable, write_atomically
-from alignonce.experiments.models import build_language_model, build_run_model
 from alignonce.experiments.runs.records import Environment, Summary, describe_environment, summarise
-from alignonce.experiments.tasks.images import classify
-from alignonce.experiments.tasks.loading import Learnable, facts_of
+from alignonce.experiments.tasks import TASKS, Task
+from alignonce.experiments.tasks.images import PREDICTIONS_FILE
 from alignonce.experiments.training.checkpoints import checkpoint_file, saved_steps
 from alignonce.experiments.training.loop import Status, TrainingResult
 from alignonce.experiments.training.metrics import Metrics
@@ -83,7 +81,18 @@ class RunFolder:
         Returns:
             False also if there is no run in it.
         """
-        return self.status() not in (None, "interrupted")
+        return self.finished() is not None
+
+    def finished(self) -> Summary | None:
+        """Read how the run in it ended, if it did.
+
+        Returns:
+            None where `is_finished` is false.
+        """
+        if not (self.path / "summary.json").exists():
+            return None
+        summary = self.summary()
+        return None if summary.status == "interrupted" else summary
 
     def status(self) -> Status | None:
         """Tell how the run ended.
@@ -134,7 +143,7 @@ class RunFolder:
     def resume_points(
         self,
         config: RunConfig,
-        data: Learnable,
+        task: Task,
         tracker: Tracker | None = None,
         every: SaveEvery | None = None,
     ) -> ResumePoints:
@@ -142,7 +151,7 @@ class RunFolder:
 
         Args:
             config: its configuration.
-            data: what it learns from.
+            task: what it learns.
             tracker: what measures it on the way.
             every: how often a point is written.
 
@@ -154,29 +163,28 @@ class RunFolder:
         """
         identity = {
             "config": _what_is_computed(config),
-            "data": facts_of(data).model_dump(mode="json", exclude={"source"}),
+            "data": task.facts.model_dump(mode="json", exclude={"source"}),
             "tracked": {"measures": list(tracker.measures), "steps": str(tracker.steps)} if tracker else None,
         }
         return ResumePoints(self.path, identity, every)
 
-    def save(self, config: RunConfig, data: Learnable, result: TrainingResult) -> RunRecord:
+    def save(self, config: RunConfig, task: Task, result: TrainingResult) -> RunRecord:
         """Write a run; what an unfinished run left here is replaced.
 
         Args:
             config: its configuration.
-            data: what it learnt from.
+            task: what it learnt.
             result: what came out of it.
 
         Returns:
             The run as `load` would return it.
         """
         self.prepare()
-        summary = summarise(data, result)
+        summary = summarise(task, result)
         environment = describe_environment(result.device)
         # While the other files change, no old summary may vouch for them.
         (self.path / "summary.json").unlink(missing_ok=True)
         model_file, rows_file = self.path / "model.safetensors", self.path / "diagnostics.csv"
-        predictions_file = self.path / "predictions.npz"
         write_atomically(self.path / "config.json", _as_json(config))
         write_atomically(self.path / "environment.json", _as_json(environment))
         write_atomically(self.path / "metrics.csv", result.metrics.write_csv)
@@ -186,13 +194,11 @@ class RunFolder:
             rows_file.unlink(missing_ok=True)
         if result.status == "diverged":
             model_file.unlink(missing_ok=True)
-            predictions_file.unlink(missing_ok=True)
+            for name in task.files:
+                (self.path / name).unlink(missing_ok=True)
         else:
             _save_state(model_file, result.model)
-            if isinstance(data, ImageData):
-                _save_predictions(predictions_file, result.model, data)
-            else:
-                data.save_beside(self.path)
+            task.save(self.path, result.model)
         write_atomically(self.path / "summary.json", _as_json(summary))
         return RunRecord(self.path, config, environment, result.metrics, summary)
 
@@ -208,6 +214,14 @@ class RunFolder:
         """
         return _read_json(self.path / "environment.json", Environment)
 
+    def metrics(self) -> Metrics:
+        """Read the measurements of the run.
+
+        Returns:
+            The measurements.
+        """
+        return Metrics.read_csv(self.path / "metrics.csv")
+
     def load(self) -> RunRecord:
         """Read a run.
 
@@ -218,13 +232,7 @@ class RunFolder:
             FileNotFoundError: there is no complete run in the folder.
         """
         summary = self.summary()
-        return RunRecord(
-            self.path,
-            self.config(),
-            self.environment(),
-            Metrics.read_csv(self.path / "metrics.csv"),
-            summary,
-        )
+        return RunRecord(self.path, self.config(), self.environment(), self.metrics(), summary)
 
     def classified_rightly(self) -> NDArray[np.bool_] | None:
         """Tell which test images the trained network classifies rightly.
@@ -235,7 +243,7 @@ class RunFolder:
         Raises:
             ValueError: the file is damaged.
         """
-        file = self.path / "predictions.npz"
+        file = self.path / PREDICTIONS_FILE
         if not file.exists():
             return None
         try:
@@ -285,15 +293,7 @@ class RunFolder:
                 raise FileNotFoundError(f"{self.path} holds no network: its run {run.summary.status}")
             known = " ".join(map(str, self.checkpoint_steps())) or "none"
             raise FileNotFoundError(f"{self.path} holds no checkpoint of step {step}; there are: {known}")
-        facts = run.summary.data
-        if run.config.task == "lm":
-            model = build_language_model(run.config, facts.num_classes)
-        else:
-            channels = facts.image_shape[0]
-            # Mean and deviation of the pixels are buffers of the network: they come with its state.
-            model = build_run_model(
-                run.config, facts.image_shape, facts.num_classes, [0.0] * channels, [1.0] * channels
-            )
+        model = TASKS[run.config.task].rebuild_model(run.config, run.summary.data)
         try:
             state = load_file(file)
             # A run saves all of its network. Feedback weights that are missing would only bring a warning.
@@ -314,14 +314,6 @@ def _what_is_computed(config: RunConfig) -> dict[str, Any]:
     """A configuration without what only says where and how."""
     dumped = config.model_dump(mode="json", exclude=set(COMPUTING_FIELDS))
     return dict(json.loads(json.dumps(dumped)))
-
-
-def _save_predictions(file: Path, model: nn.Module, data: ImageData) -> None:
-    predicted = classify(model, data.test_images)
-    write_atomically(
-        file,
-        lambda path: np.savez_compressed(path, label=data.test_labels.numpy(), predicted=predicted.numpy()),
-    )
 
 
 def _write_rows(path: Path, rows: Sequence[Row]) -> None:

@@ -13,19 +13,24 @@ from pydantic import BaseModel, ConfigDict
 
 import alignonce
 from alignonce.experiments.data.data_facts import DataFacts
-from alignonce.experiments.tasks.loading import Learnable, facts_of
+from alignonce.experiments.tasks import Task
+from alignonce.experiments.tasks.scores import ACCURACY, Score
 from alignonce.experiments.training.loop import Status, TrainingResult
 from alignonce.experiments.training.metrics import Metrics
+
+VERSION = 2
+"""Of summary.json as it is written now."""
 
 
 class Summary(BaseModel):
     """How a run ended. Scores, losses and the angle are the newest measured; None: none, or not finite.
 
     `mean_angle_deg` is the mean over the layers whose feedback weight carries an error back, so over all but
-    the first: no error is sent on to the pixels.
+    the first: no error is sent on to the pixels. What tasks without classes are scored by has a field of its
+    own, named as it is measured: `test_bits_per_byte`, `test_r2`.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     status: Status
     step: int
@@ -38,10 +43,20 @@ class Summary(BaseModel):
     mean_angle_deg: float | None
     parameters: int
     data: DataFacts
-    test_bits_per_byte: float | None = None
-    """Of a language model."""
-    test_r2: float | None = None
-    """The part of the variance that a regression explains."""
+    version: int = 1
+    """Of the file. In files of version 1, the data are described as images whatever the task."""
+
+    def value(self, score: Score) -> float | None:
+        """Read a score.
+
+        Args:
+            score: that of the run's task.
+
+        Returns:
+            Its final value, as measured.
+        """
+        value: float | None = getattr(self, score.metric, None)
+        return value
 
 
 class Environment(BaseModel):
@@ -60,17 +75,17 @@ class Environment(BaseModel):
     threads: int
 
 
-def summarise(data: Learnable, result: TrainingResult) -> Summary:
+def summarise(task: Task, result: TrainingResult) -> Summary:
     """Draw the final numbers of a run from its measurements.
 
     Args:
-        data: what the run learnt from.
+        task: what the run learnt.
         result: what came out of it.
 
     Returns:
         The summary.
     """
-    metrics = result.metrics
+    metrics, facts = result.metrics, task.facts
 
     def last(metric: str, layer: str = "") -> float | None:
         value = metrics.last(metric, layer)
@@ -79,19 +94,18 @@ def summarise(data: Learnable, result: TrainingResult) -> Summary:
     angles = [last("angle_deg", layer) for layer in error_carrying_layers(metrics)]
     known = [angle for angle in angles if angle is not None]
     return Summary(
+        version=VERSION,
         status=result.status,
         step=result.step,
         total_steps=result.total_steps,
         seconds=result.seconds,
-        test_accuracy=last("test_accuracy"),
         test_loss=last("test_loss"),
         train_accuracy=last("train_accuracy"),
         train_loss=last("train_loss"),
         mean_angle_deg=sum(known) / len(known) if known else None,
         parameters=sum(weight.numel() for weight in result.model.parameters()),
-        data=facts_of(data),
-        test_bits_per_byte=last("test_bits_per_byte"),
-        test_r2=last("test_r2"),
+        data=facts,
+        **{metric: last(metric) for metric in (ACCURACY.metric, task.score(facts).metric)},
     )
 
 

@@ -1,85 +1,41 @@
-"""The one number that runs of a task are compared by."""
+"""The score of a run: the one number that runs of its task are compared by."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import fmean, stdev
-
+from alignonce.experiments.config.run import RunConfig
+from alignonce.experiments.runs.folder import RunRecord
 from alignonce.experiments.runs.records import Summary
-from alignonce.experiments.training.metrics import Metrics
+from alignonce.experiments.tasks import TASKS
+from alignonce.experiments.tasks.scores import ACCURACY, Score
+
+__all__ = ["ACCURACY", "SCORES", "Score", "final_score", "score_of"]
+
+SCORES = tuple(dict.fromkeys(score for task in TASKS.values() for score in task.scores))
+"""Of all tasks."""
 
 
-@dataclass(frozen=True)
-class Score:
-    """A measurement that tells how good a network is, and how it is written."""
-
-    metric: str
-    """Its name among the measurements, and in the summary of a run."""
-    title: str
-    column: str
-    """Its title where there is little room."""
-    unit: str
-    factor: float
-    """From the measured value to the unit."""
-    decimals: int
-    lower_is_better: bool = False
-
-    @property
-    def axis(self) -> str:
-        """Title, with unit and with what is better where that may surprise."""
-        notes = ", ".join(filter(None, (self.unit, "lower is better" if self.lower_is_better else "")))
-        return f"{self.title} ({notes})" if notes else self.title
-
-    def text(self, values: Sequence[float | None]) -> str:
-        """Write the mean of several runs, with its sample deviation.
-
-        Args:
-            values: as measured; None does not count.
-
-        Returns:
-            Such as `87.1% ± 0.3`; `-` for no values.
-        """
-        known = [self.factor * value for value in values if value is not None]
-        percent, decimals = self.unit if self.unit == "%" else "", self.decimals
-        if not known:
-            return "-"
-        if len(known) == 1:
-            return f"{known[0]:.{decimals + 1}f}{percent}"
-        return f"{fmean(known):.{decimals}f}{percent} ± {stdev(known):.{decimals}f}"
-
-
-ACCURACY = Score("test_accuracy", "test accuracy", "test acc.", "%", 100, 1)
-SCORES = (
-    ACCURACY,
-    Score("test_bits_per_byte", "bits per byte", "bits/byte", "", 1, 3, lower_is_better=True),
-    Score("test_r2", "variance explained", "R²", "", 1, 3),
-)
-
-
-def score_of(metrics: Metrics) -> Score:
-    """Choose the score of a run by what it measured.
+def score_of(run: RunRecord) -> Score:
+    """Name the score of a run.
 
     Args:
-        metrics: of a run.
+        run: the run.
 
     Returns:
-        The score; that of images where none was measured.
+        That of its task.
     """
-    return next((score for score in SCORES if metrics.last(score.metric) is not None), ACCURACY)
+    return TASKS[run.config.task].score(run.summary.data)
 
 
-def final_score(summary: Summary) -> tuple[Score, float | None]:
+def final_score(config: RunConfig, summary: Summary) -> tuple[Score, float | None]:
     """Read the score of a run from its summary.
 
     Args:
-        summary: of the run.
+        config: the run.
+        summary: how it ended.
 
     Returns:
         The score, and its final value in the score's unit; None if there is none.
     """
-    for score in SCORES:
-        value: float | None = getattr(summary, score.metric)
-        if value is not None:
-            return score, score.factor * value
-    return ACCURACY, None
+    score = TASKS[config.task].score(summary.data)
+    value = summary.value(score)
+    return score, None if value is None else score.factor * value

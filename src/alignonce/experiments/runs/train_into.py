@@ -11,7 +11,7 @@ from alignonce.experiments.bars import RunBars
 from alignonce.experiments.config.run import RunConfig, TrainingConfig
 from alignonce.experiments.files import ensure_writable, locked
 from alignonce.experiments.runs.folder import RunFolder, RunRecord
-from alignonce.experiments.tasks.loading import Learnable, facts_of
+from alignonce.experiments.tasks import Task
 from alignonce.experiments.training.checkpoints import remove_checkpoints
 from alignonce.experiments.training.engine import Engine
 from alignonce.experiments.training.live import live_metrics
@@ -21,7 +21,7 @@ from alignonce.experiments.training.resuming import SaveEvery
 
 def train_and_save(
     config: RunConfig,
-    data: Learnable,
+    task: Task,
     folder: RunFolder,
     console: Console | None = None,
     tracker: Tracker | None = None,
@@ -33,7 +33,7 @@ def train_and_save(
 
     Args:
         config: the run.
-        data: what to learn from.
+        task: what to learn.
         folder: where to save it.
         console: where to show progress; None shows none.
         tracker: takes measures during training, which are saved with the run.
@@ -43,15 +43,15 @@ def train_and_save(
     Returns:
         The saved run.
     """
-    config = with_actual_data(config, data)
+    config = with_actual_data(config, task)
     with RunBars(console, 1) as bars:
-        return train_into(folder, config, data, bars, tracker, engine=engine, every=every)
+        return train_into(folder, config, task, bars, tracker, engine=engine, every=every)
 
 
 def train_into(
     folder: RunFolder,
     config: RunConfig,
-    data: Learnable,
+    task: Task,
     bars: RunBars,
     tracker: Tracker | None = None,
     *,
@@ -63,7 +63,7 @@ def train_into(
     Args:
         folder: where to save it.
         config: the run, as `with_actual_data` gives it.
-        data: what to learn from.
+        task: what to learn.
         bars: where to show progress.
         tracker: takes measures during training.
         engine: what to compute with; None sets it up as configured.
@@ -75,22 +75,22 @@ def train_into(
     engine = engine or Engine(config)
     if not engine.is_first:
         train(
-            config, data, tracker=tracker, engine=engine, resume=folder.resume_points(config, data, tracker)
+            config, task, tracker=tracker, engine=engine, resume=folder.resume_points(config, task, tracker)
         )
         engine.wait_for_all()  # until the first process has saved the run
         return folder.load()
     ensure_writable(folder.path)
     with locked(folder.path):
         folder.prepare()
-        resume = folder.resume_points(config, data, tracker, every)
+        resume = folder.resume_points(config, task, tracker, every)
         if not resume.exist():
             remove_checkpoints(folder.path)
         with live_metrics(folder.path) as metrics:
             result = train(
-                config, data, bars.follow(config), on_checkpoint=folder.save_checkpoint,
+                config, task, bars.follow(config), on_checkpoint=folder.save_checkpoint,
                 tracker=tracker, metrics=metrics, engine=engine, resume=resume,
             )  # fmt: skip
-        record = folder.save(config, data, result)
+        record = folder.save(config, task, result)
         if result.status != "interrupted":
             resume.remove()
     engine.wait_for_all()
@@ -100,16 +100,16 @@ def train_into(
 _Config = TypeVar("_Config", bound=TrainingConfig)
 
 
-def with_actual_data(config: _Config, data: Learnable) -> _Config:
+def with_actual_data(config: _Config, task: Task) -> _Config:
     """Name the data that are used: where they fell back to the digits, a saved run must not name others.
 
     Args:
         config: as it was asked for.
-        data: as they were loaded.
+        task: with the data as they were loaded.
 
     Returns:
         The configuration to save.
     """
-    if config.task == "images" and facts_of(data).name == "digits":
+    if config.data == "fashion-mnist" and task.facts.name == "digits":
         return config.model_copy(update={"data": "digits"})
     return config

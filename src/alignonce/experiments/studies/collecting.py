@@ -9,18 +9,17 @@ from numpy.typing import NDArray
 
 from alignonce.experiments.facts import AnalysisTable, Evidence, Fact, Key
 from alignonce.experiments.runs.folder import RunRecord
-from alignonce.experiments.runs.records import error_carrying_layers
+from alignonce.experiments.runs.records import Summary, error_carrying_layers
 from alignonce.experiments.runs.scores import ACCURACY, score_of
-from alignonce.experiments.studies.folder import PlannedRun, StudyFolder
-from alignonce.experiments.studies.study import Cell, Study
+from alignonce.experiments.studies.folder import StudyFolder, StudyRun, StudySnapshot
+from alignonce.experiments.studies.study import Cell
 
 
-def collect_evidence(folder: StudyFolder, study: Study) -> Evidence:
+def collect_evidence(snapshot: StudySnapshot) -> Evidence:
     """Read all numbers of the finished runs of a study.
 
     Args:
-        folder: of the study.
-        study: the study.
+        snapshot: of the study.
 
     Returns:
         The numbers, and which test images each run got right.
@@ -31,39 +30,36 @@ def collect_evidence(folder: StudyFolder, study: Study) -> Evidence:
     facts: list[Fact] = []
     correct: dict[Key, NDArray[np.bool_]] = {}
     finished: dict[tuple[Cell, int], list[str]] = {}
-    first: dict[Cell, RunRecord] = {}
-    for run in folder.runs(study):
-        if not run.folder.is_finished():
-            continue
-        record = run.folder.load()
-        reference = first.setdefault(run.cell, record)
-        if not record.summary.data.same_as(reference.summary.data):
-            raise ValueError(f"{record.folder} and {reference.folder} learnt from different data")
-        facts += _facts_of_run(run, record)
+    first: dict[Cell, tuple[StudyRun, Summary]] = {}
+    for run, summary in snapshot.finished:
+        reference, of_reference = first.setdefault(run.cell, (run, summary))
+        if not summary.data.same_as(of_reference.data):
+            raise ValueError(f"{run.folder.path} and {reference.folder.path} learnt from different data")
+        facts += _facts_of_run(run, run.record(summary))
         if (right := run.folder.classified_rightly()) is not None:
             correct[run.cell.part, run.cell.name, run.config.rule, run.config.seed] = right
         finished.setdefault((run.cell, run.config.seed), []).append(run.config.rule)
     for (cell, seed), rules in finished.items():
-        facts += _facts_of_analysis(folder, cell, seed, rules)
+        facts += _facts_of_analysis(snapshot.folder, cell, seed, rules)
     return Evidence(facts, correct)
 
 
-def _facts_of_run(run: PlannedRun, record: RunRecord) -> Iterator[Fact]:
+def _facts_of_run(run: StudyRun, record: RunRecord) -> Iterator[Fact]:
     summary, metrics = record.summary, record.metrics
     diverged = summary.status == "diverged"
-    tests, images = summary.data.test_images, summary.data.train_images
+    tests, images = summary.data.test_examples, summary.data.train_examples
 
     def fact(measure: str, value: float | None, count: int = 0, item: str = "", setting: str = "") -> Fact:
         key = run.cell.part, run.cell.name, run.config.rule, run.config.seed
         return Fact(*key, "run", measure, item, setting, count, np.nan if value is None else float(value))
 
-    score = score_of(metrics)
+    score = score_of(record)
     if score is ACCURACY:
-        chance = 1 / summary.data.num_classes
+        chance = 1 / summary.data.outputs
         yield fact("test_accuracy", chance if diverged else summary.test_accuracy, tests)
         yield fact("train_accuracy", chance if diverged else summary.train_accuracy, images)
     else:
-        yield fact(score.metric, None if diverged else getattr(summary, score.metric), tests)
+        yield fact(score.metric, None if diverged else summary.value(score), tests)
     yield fact("test_loss", None if diverged else summary.test_loss, tests)
     yield fact("train_loss", None if diverged else summary.train_loss, images)
     yield fact("diverged", diverged)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -14,53 +12,47 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from alignonce import evolve
 from alignonce.experiments.config.devices import device_name, pick_device
 from alignonce.experiments.config.run import RunConfig
-from alignonce.experiments.data.image_data import DataUnavailable, ImageData
+from alignonce.experiments.data.data_facts import DataFacts
+from alignonce.experiments.data.image_data import ImageData
 from alignonce.experiments.data.known import KNOWN_DATA
-from alignonce.experiments.models import build_run_model
-from alignonce.experiments.studies.folder import StudyFolder
-from alignonce.experiments.studies.jobs import Source
+from alignonce.experiments.data.source import DataSource
+from alignonce.experiments.studies.folder import StudySnapshot
+from alignonce.experiments.studies.jobs import load_once
 from alignonce.experiments.studies.pool import default_workers
-from alignonce.experiments.studies.study import Study
-from alignonce.experiments.tasks.task import SavedTask
+from alignonce.experiments.tasks import ImageClassification, Task
 from alignonce.experiments.training.loop import build_optimizer
 
 
-@dataclass(frozen=True)
-class DataShape:
-    """Sizes of a data set; `image_shape` is (channels, height, width)."""
-
-    train_images: int
-    test_images: int
-    image_shape: tuple[int, int, int]
-    num_classes: int
-
-
-def shape_of(config: RunConfig, source: Source) -> DataShape | SavedTask:
-    """Find out the sizes of a run's data.
+def task_to_time(config: RunConfig, source: DataSource) -> tuple[Task, DataFacts]:
+    """Make a task that takes as long as that of a run.
 
     Args:
         config: the run.
         source: where data come from.
 
     Returns:
-        The sizes; of a task other than images, the task itself.
+        The task, and the facts of the run's data. Of image data that are known, a batch is made up, and
+        nothing is loaded.
 
     Raises:
-        ValueError: the data are not known, and not to be had.
+        ValueError: the data are not known, and unavailable.
     """
     known = KNOWN_DATA.get(config.data)
-    if known is not None and config.task == "images":
-        return DataShape(known.train_images, known.test_images, known.image_shape, known.num_classes)
-    data = source.load(config)
-    if not isinstance(data, ImageData):
-        return data
-    return DataShape(len(data.train_labels), len(data.test_labels), data.image_shape, data.num_classes)
+    if known is None or config.task != "images":
+        task = load_once(config, source)
+        return task, task.facts
+    generator = torch.Generator().manual_seed(0)
+    size = (config.batch_size, *known.image_shape)
+    images = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
+    labels = torch.arange(config.batch_size) % known.num_classes
+    classes = tuple(map(str, range(known.num_classes)))
+    batch = ImageClassification(ImageData(known.name, "made up", images, labels, images, labels, classes))
+    sizes = {"train_examples": known.train_images, "test_examples": known.test_images}
+    return batch, batch.facts.model_copy(update=sizes)
 
 
 # Where a step on a few images takes longer than this, in seconds, it is scaled up in place of a whole batch.
@@ -76,29 +68,27 @@ class Cost(NamedTuple):
     size: int
 
 
-def estimate_run(config: RunConfig, shape: DataShape | SavedTask) -> Cost:
-    """Time a step of a run on made-up images or on real text and rows, and scale it up.
+def estimate_run(config: RunConfig, task: Task, facts: DataFacts) -> Cost:
+    """Time a step of a run, and scale it up.
 
     Args:
         config: the run.
-        shape: of its data.
+        task: what it learns, or a task that takes as long.
+        facts: of its data.
 
     Returns:
         The cost; evaluation is counted as a third of a step on the same examples.
     """
     device = pick_device(config.device)
-    if isinstance(shape, DataShape):
-        model, loss_of = _on_made_up_images(config, shape, device)
-        train_size, test_size = shape.train_images, shape.test_images
-    else:
-        model, loss_of = _on_examples(config, shape, device)
-        train_size, test_size = shape.facts.train_images, shape.facts.test_images
+    model = task.build_model(config).to(device)
+    task = task.for_run(config, device)
     optimizer = build_optimizer(model, config)
 
     def step(number: int, count: int) -> float:
         start = time.perf_counter()
         optimizer.zero_grad()
-        loss = loss_of(count)
+        examples = torch.arange(min(count, task.train_size), device=device)
+        loss, _ = task.loss(model, task.batch(examples))
         loss.backward()
         optimizer.step()
         evolve(model, number)
@@ -112,54 +102,27 @@ def estimate_run(config: RunConfig, shape: DataShape | SavedTask) -> Cost:
     if seconds < QUICK or device.type == "cuda":
         count = config.batch_size
         seconds = min(step(number, count) for number in range(3, 6))
-    per_image = seconds / count
-    train_images, test_images = (min(size, config.limit or size) for size in (train_size, test_size))
-    seconds = config.epochs * per_image * (train_images + test_images / 3)
+    per_example = seconds / count
+    sizes = facts.train_examples, facts.test_examples
+    train_size, test_size = (min(size, config.limit or size) for size in sizes)
+    seconds = config.epochs * per_example * (train_size + test_size / 3)
     state = sum(value.numel() * value.element_size() for value in model.state_dict().values())
-    steps = config.epochs * math.ceil(train_images / config.batch_size)
+    steps = config.epochs * math.ceil(train_size / config.batch_size)
     return Cost(seconds, state * (1 + config.checkpoints) + BYTES_PER_STEP * steps)
 
 
-def _on_made_up_images(
-    config: RunConfig, shape: DataShape, device: torch.device
-) -> tuple[nn.Module, Callable[[int], Tensor]]:
-    channels = shape.image_shape[0]
-    model = build_run_model(
-        config, shape.image_shape, shape.num_classes, [0.5] * channels, [0.25] * channels
-    ).to(device)
-
-    def loss_of(count: int) -> Tensor:
-        images = torch.rand(count, *shape.image_shape, device=device)
-        return F.cross_entropy(model(images), torch.zeros(count, dtype=torch.int64, device=device))
-
-    return model, loss_of
-
-
-def _on_examples(
-    config: RunConfig, task: SavedTask, device: torch.device
-) -> tuple[nn.Module, Callable[[int], Tensor]]:
-    model, there = task.build_model(config).to(device), task.to(device)
-
-    def loss_of(count: int) -> Tensor:
-        examples = torch.arange(min(count, there.train_size), device=device)
-        return there.loss(model, there.batch(examples))[0]
-
-    return model, loss_of
-
-
 def print_estimate(
-    study: Study, out: Path, console: Console, workers: int | None, cache: Path | None
+    snapshot: StudySnapshot, source: DataSource, console: Console, workers: int | None
 ) -> None:
     """Print the table of a dry run, which downloads nothing.
 
     Args:
-        study: the study.
-        out: where its results would go; what is done there is not counted.
+        snapshot: of the study; what is done is not counted.
+        source: where data come from; no hub is asked.
         console: where to print.
         workers: runs at a time; None is what `run_study` would take.
-        cache: the folder of downloaded data.
     """
-    all_runs = StudyFolder(out).runs(study)
+    study, source = snapshot.study, replace(source, hub=False)
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("part", "data", "runs", "done", "one run", "all", "disk"):
         table.add_column(
@@ -167,25 +130,25 @@ def print_estimate(
         )
     device, total, unknown = "cpu", Cost(0.0, 0), []
     costs: dict[tuple[str, str], Cost] = {}
-    cells = study.cells()
-    for cell in track(cells, "timing one step of each network", console=console, transient=True):
-        # Rules cost about the same; one that has feedback weights stands for all.
-        sample = cell.config.runs()[-1]
+    # Rules cost about the same; the last of a cell, which has feedback weights, stands for all.
+    samples = {run.cell: run.config for run in snapshot.runs}
+    for cell, sample in track(
+        samples.items(), "timing one step of each network", console=console, transient=True
+    ):
         device = device_name(pick_device(sample.device))
         try:
-            costs[cell.part, cell.name] = estimate_run(sample, shape_of(sample, Source(cache, hub=False)))
-        except (DataUnavailable, ValueError) as error:
+            costs[cell.part, cell.name] = estimate_run(sample, *task_to_time(sample, source))
+        except ValueError as error:
             unknown.append(f"{cell.part} {cell.name}: {error}")
     runs = waiting = 0
     for part in study.parts:
-        mine = [cell for cell in cells if cell.part == part.name]
-        planned = [run for run in all_runs if run.cell.part == part.name]
-        open_runs = [run for run in planned if not run.folder.is_finished()]
+        planned = [run for run in snapshot.runs if run.cell.part == part.name]
+        open_runs = [run for run in planned if run.summary is None]
         known = [costs[key] for run in open_runs if (key := (run.cell.part, run.cell.name)) in costs]
         seconds, size = sum(c.seconds for c in known), sum(c.size for c in known)
         total = Cost(total.seconds + seconds, total.size + size)
         runs, waiting = runs + len(planned), waiting + len(open_runs)
-        data = ", ".join(dict.fromkeys(cell.config.data for cell in mine))
+        data = ", ".join(dict.fromkeys(run.config.data for run in planned))
         table.add_row(
             part.name, data, str(len(planned)), str(len(planned) - len(open_runs)),
             _time(seconds / len(known)) if known else "-", _time(seconds) if known else "-", _size(size),
@@ -193,7 +156,7 @@ def print_estimate(
     console.print(table)
     at_once = workers or default_workers()
     measured = sum(part.measure is not None for part in study.parts)
-    print(f"{study.title}: {runs} runs, {waiting} of them still to be done in {out}/")
+    print(f"{study.title}: {runs} runs, {waiting} of them still to be done in {snapshot.folder.path}/")
     print(
         f"About {_time(total.seconds / at_once)} of training, {at_once} at a time, on this machine "
         f"({device}; one step of each network was timed), and {_size(total.size)} on disk."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -10,10 +10,11 @@ from rich.console import Console
 
 from alignonce.experiments.bars import JobBars
 from alignonce.experiments.config.devices import pick_device
+from alignonce.experiments.data.source import DataSource
 from alignonce.experiments.files import locked
 from alignonce.experiments.measures.groups import GROUPS, check_libraries
-from alignonce.experiments.studies.folder import PlannedRun, RunState, StudyFolder
-from alignonce.experiments.studies.jobs import Measure, Source, Train, TrainTogether
+from alignonce.experiments.studies.folder import RunState, StudyFolder, StudyRun, StudySnapshot
+from alignonce.experiments.studies.jobs import Measure, Train, TrainTogether
 from alignonce.experiments.studies.pool import Job, OnEnd, OnStart, default_workers, run_in_processes
 from alignonce.experiments.studies.study import Study
 from alignonce.experiments.training.together import groups_of
@@ -24,19 +25,28 @@ Executor = Callable[[Sequence[Job], OnStart, OnEnd], None]
 
 @dataclass(frozen=True)
 class StudyResult:
-    """How a study ended: the state of each run, and what failed, with the reasons."""
+    """How a study ended: its runs, and what failed, with the reasons."""
 
-    states: list[tuple[PlannedRun, RunState]]
-    failures: dict[str, str]
+    snapshot: StudySnapshot
     skipped: int
     """Runs that were finished before."""
     interrupted: bool
+
+    @property
+    def states(self) -> list[tuple[StudyRun, RunState]]:
+        """All runs in order, with their states."""
+        return self.snapshot.states
+
+    @property
+    def failures(self) -> Mapping[str, str]:
+        """Names of runs and measurements that failed, and why."""
+        return self.snapshot.failures
 
 
 def run_study(
     study: Study,
     folder: StudyFolder,
-    source: Source,
+    source: DataSource,
     console: Console | None = None,
     *,
     workers: int | None = None,
@@ -89,22 +99,22 @@ def run_study(
             executor(jobs, lambda job: bars.start(job.name), ended)
 
     with locked(folder.path):
-        runs = folder.runs(study)
-        waiting = [run for run in runs if not run.folder.is_finished()]
+        before = after = folder.snapshot(study)
         try:
-            do(_trainings(waiting, source, together), "training")
-            do(_measurements(folder, study, source), "measuring")
+            do(_trainings(before.waiting, source, together), "training")
+            after = before.later(failures)
+            do(_measurements(after, source), "measuring")
         except KeyboardInterrupt:
             interrupted = True
         folder.write_failures(failures)
-        return StudyResult(folder.states(study), failures, len(runs) - len(waiting), interrupted)
+        return StudyResult(after.later(failures), len(before.finished), interrupted)
 
 
 def _local(workers: int) -> Executor:
     return lambda jobs, started, ended: run_in_processes(jobs, workers, started, ended)
 
 
-def _trainings(waiting: Sequence[PlannedRun], source: Source, together: bool) -> list[Job]:
+def _trainings(waiting: Sequence[StudyRun], source: DataSource, together: bool) -> list[Job]:
     alone = [Train(run.name, run.config, run.folder.path, source) for run in waiting]
     if not together:
         return list(alone)
@@ -118,10 +128,11 @@ def _trainings(waiting: Sequence[PlannedRun], source: Source, together: bool) ->
     return jobs
 
 
-def _measurements(folder: StudyFolder, study: Study, source: Source) -> list[Job]:
+def _measurements(snapshot: StudySnapshot, source: DataSource) -> list[Job]:
     jobs: list[Job] = []
-    states = folder.states(study)
-    for (cell_folder, seed), group in groupby(states, lambda s: (s[0].cell.folder, s[0].config.seed)):
+    for (cell_folder, seed), group in groupby(
+        snapshot.states, lambda s: (s[0].cell.folder, s[0].config.seed)
+    ):
         members = list(group)
         cell = members[0][0].cell
         # A diverged network has nothing to measure.
@@ -129,5 +140,5 @@ def _measurements(folder: StudyFolder, study: Study, source: Source) -> list[Job
         if cell.measure is not None and trained:
             where = " ".join(cell_folder.parts)
             name = f"measures of {where}, seed {seed}"
-            jobs.append(Measure(name, trained, cell.measure, folder.analysis(cell, seed), source))
+            jobs.append(Measure(name, trained, cell.measure, snapshot.folder.analysis(cell, seed), source))
     return jobs

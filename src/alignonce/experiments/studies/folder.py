@@ -3,36 +3,102 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from alignonce.experiments.config.run import RunConfig
 from alignonce.experiments.files import ensure_writable, write_atomically
-from alignonce.experiments.runs.finding import find_folder
-from alignonce.experiments.runs.folder import RunFolder
+from alignonce.experiments.runs.finding import find_run
+from alignonce.experiments.runs.folder import RunFolder, RunRecord
+from alignonce.experiments.runs.records import Environment, Summary
 from alignonce.experiments.runs.scores import final_score
 from alignonce.experiments.studies.study import Cell, Part, Study, parse_study
 
 RunState = Literal["done", "diverged", "failed", "waiting"]
 
 
-class PlannedRun(NamedTuple):
-    """One run of a study, and where it lies or will lie."""
+@dataclass(frozen=True)
+class StudyRun:
+    """One run of a study, as far as it is done, and where it lies or will lie."""
 
     cell: Cell
     config: RunConfig
     folder: RunFolder
+    summary: Summary | None
+    """How it ended; None if it is not finished."""
 
     @property
     def name(self) -> str:
         """For people: part, cell, rule, seed."""
         where = " ".join(filter(None, (self.cell.part, self.cell.name)))
         return f"{where}: {self.config.rule}, seed {self.config.seed}"
+
+    @cached_property
+    def environment(self) -> Environment:
+        """What a finished run was computed with."""
+        return self.folder.environment()
+
+    def record(self, summary: Summary) -> RunRecord:
+        """Read the rest of a finished run.
+
+        Args:
+            summary: how it ended.
+
+        Returns:
+            All that is known of it.
+        """
+        return RunRecord(self.folder.path, self.config, self.environment, self.folder.metrics(), summary)
+
+
+@dataclass(frozen=True)
+class StudySnapshot:
+    """A study and its folder as they were at one moment: what all who look at a study read it from."""
+
+    folder: StudyFolder
+    study: Study
+    runs: tuple[StudyRun, ...]
+    """In the order of the study."""
+    failures: Mapping[str, str]
+    """Names of runs and measurements that failed last time, and why."""
+
+    @property
+    def finished(self) -> list[tuple[StudyRun, Summary]]:
+        """The runs that are finished, and how they ended."""
+        return [(run, run.summary) for run in self.runs if run.summary is not None]
+
+    @property
+    def waiting(self) -> list[StudyRun]:
+        """The runs that are still to be done."""
+        return [run for run in self.runs if run.summary is None]
+
+    @property
+    def states(self) -> list[tuple[StudyRun, RunState]]:
+        """All runs in order, with their states."""
+        return [(run, self._state(run)) for run in self.runs]
+
+    def _state(self, run: StudyRun) -> RunState:
+        if run.summary is not None:
+            return "diverged" if run.summary.status == "diverged" else "done"
+        return "failed" if run.name in self.failures else "waiting"
+
+    def later(self, failures: Mapping[str, str]) -> StudySnapshot:
+        """Look again at what was not finished; a finished run never changes.
+
+        Args:
+            failures: what has failed since.
+
+        Returns:
+            The study as it is now.
+        """
+        runs = tuple(run if run.summary is not None else self.folder.look(run) for run in self.runs)
+        return replace(self, runs=runs, failures=failures)
 
 
 class StudyFolder:
@@ -87,30 +153,36 @@ class StudyFolder:
             raise ValueError(f"{file} cannot be read: {error}") from error
         return parse_study(content, file)
 
-    def runs(self, study: Study) -> list[PlannedRun]:
-        """Find the folder of each run: where it is finished, or the first that holds no finished run.
+    def snapshot(self, study: Study | None = None) -> StudySnapshot:
+        """Read the study and all its runs, once.
 
         Args:
-            study: the study.
+            study: the study; None reads it, too.
 
         Returns:
-            All its runs, in order.
-        """
-        return [
-            PlannedRun(cell, run, find_folder(self.path / cell.folder, run)) for cell, run in study.runs()
-        ]
+            What is there.
 
-    def states(self, study: Study) -> list[tuple[PlannedRun, RunState]]:
-        """Look at each run.
+        Raises:
+            FileNotFoundError: there is no study in the folder, and none was given.
+            ValueError: a file is damaged.
+        """
+        study = self.study() if study is None else study
+        runs = tuple(self._find(cell, config) for cell, config in study.runs())
+        return StudySnapshot(self, study, runs, self.failures())
+
+    def look(self, run: StudyRun) -> StudyRun:
+        """Look at a run anew.
 
         Args:
-            study: the study.
+            run: as it was.
 
         Returns:
-            The runs in order, with their states.
+            As it is.
         """
-        failed = self.failures()
-        return [(run, _state(run, failed)) for run in self.runs(study)]
+        return self._find(run.cell, run.config)
+
+    def _find(self, cell: Cell, config: RunConfig) -> StudyRun:
+        return StudyRun(cell, config, *find_run(self.path / cell.folder, config))
 
     def failures(self) -> dict[str, str]:
         """Read what failed last time.
@@ -147,49 +219,47 @@ class StudyFolder:
         return self.path / cell.folder / "analysis" / f"seed{seed}"
 
 
-def _state(run: PlannedRun, failed: dict[str, str]) -> RunState:
-    if run.folder.is_finished():
-        return "diverged" if run.folder.status() == "diverged" else "done"
-    return "failed" if run.name in failed else "waiting"
-
-
 LEGEND = (
     "Means over finished seeds of test accuracy (%), or of what else the task is scored by; "
     "x: a diverged run; .: one still to be done."
 )
 
 
-def cell_tables(folder: StudyFolder, study: Study) -> list[Table]:
+def cell_tables(snapshot: StudySnapshot) -> list[Table]:
     """Tabulate a study as far as it is done.
 
     Args:
-        folder: its folder.
-        study: the study.
+        snapshot: of the study.
 
     Returns:
         A table for each part: a line for each rule, a column for each cell; the mean score over the seeds
         done, accuracy in percent, `x` for each diverged run, `.` for each that is still to be done.
     """
-    states = folder.states(study)
-    return [_part_table(part, [s for s in states if s[0].cell.part == part.name]) for part in study.parts]
+    return [
+        _part_table(part, [run for run in snapshot.runs if run.cell.part == part.name])
+        for part in snapshot.study.parts
+    ]
 
 
-def _part_table(part: Part, states: Sequence[tuple[PlannedRun, RunState]]) -> Table:
-    cells = list(dict.fromkeys(run.cell for run, _ in states))
+def _part_table(part: Part, runs: Sequence[StudyRun]) -> Table:
     table = Table(
         title=f"{part.name}: {part.title}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
     table.add_column("rule", no_wrap=True)
+    cells = list(dict.fromkeys(run.cell.name for run in runs))
     for cell in cells:
-        table.add_column("\n".join(cell.name.split()) or "score", justify="right")
-    for rule in dict.fromkeys(run.config.rule for run, _ in states):
-        line = []
-        for cell in cells:
-            mine = [(run, state) for run, state in states if run.cell == cell and run.config.rule == rule]
-            finals = [final_score(run.folder.summary()) for run, state in mine if state == "done"]
-            known = [value for _, value in finals if value is not None]
-            decimals = finals[0][0].decimals if finals else 0
-            marks = "".join({"diverged": "x", "done": ""}.get(state, ".") for _, state in mine)
-            line.append(" ".join(filter(None, (f"{fmean(known):.{decimals}f}" if known else "", marks))))
-        table.add_row(rule, *line)
+        table.add_column("\n".join(cell.split()) or "score", justify="right")
+    for rule in dict.fromkeys(run.config.rule for run in runs):
+        mine = [run for run in runs if run.config.rule == rule]
+        table.add_row(rule, *(_entry([run for run in mine if run.cell.name == cell]) for cell in cells))
     return table
+
+
+def _entry(runs: Sequence[StudyRun]) -> str:
+    """The mean score of the runs that are done, and a mark for each of the others."""
+    done = [(run.config, run.summary) for run in runs if run.summary and run.summary.status != "diverged"]
+    finals = [final_score(config, summary) for config, summary in done]
+    known = [value for _, value in finals if value is not None]
+    mean = f"{fmean(known):.{finals[0][0].decimals}f}" if known else ""
+    marks = "".join("." if run.summary is None else "x" * (run.summary.status == "diverged") for run in runs)
+    return " ".join(filter(None, (mean, marks)))

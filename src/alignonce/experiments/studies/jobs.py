@@ -8,62 +8,34 @@ from functools import lru_cache
 from pathlib import Path
 
 from alignonce.experiments.config.run import DATA_FIELDS, RunConfig, TrainingConfig
-from alignonce.experiments.data.image_data import DataUnavailable, ImageData
+from alignonce.experiments.data.source import DataSource
 from alignonce.experiments.files import locked
 from alignonce.experiments.measures.plan import AnalysisPlan
 from alignonce.experiments.measures.run import analyse, failure_lines
 from alignonce.experiments.runs.folder import RunFolder
 from alignonce.experiments.runs.train_into import train_and_save
-from alignonce.experiments.tasks.loading import Learnable, load_learnable
+from alignonce.experiments.tasks import Task, load_task
 from alignonce.experiments.training.live import live_metrics
 from alignonce.experiments.training.together import train_together
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where data come from: the cache folder, and whether a hub may be asked."""
+def load_once(config: RunConfig, source: DataSource) -> Task:
+    """Load what a run learns; a process keeps the last that it loaded.
 
-    cache: Path | None = None
-    hub: bool = True
+    Args:
+        config: the run.
+        source: where data come from.
 
-    def load(self, config: RunConfig) -> Learnable:
-        """Load the data of a run; a process keeps the last it loaded.
+    Returns:
+        The task.
 
-        Args:
-            config: the run.
-
-        Returns:
-            The data.
-
-        Raises:
-            ValueError: they are not to be had. A study never takes other data in their place.
-        """
-        try:
-            return _load(TrainingConfig(**config.model_dump(include=set(DATA_FIELDS))), self.cache, self.hub)
-        except DataUnavailable as error:
-            raise ValueError(f"data: {error}") from error
-
-    def load_images(self, config: RunConfig) -> ImageData:
-        """Load the data of a run that learns images.
-
-        Args:
-            config: the run.
-
-        Returns:
-            The images.
-
-        Raises:
-            ValueError: they are not to be had, or the run learns something else.
-        """
-        data = self.load(config)
-        if not isinstance(data, ImageData):
-            raise ValueError(f"task must be images here, got {config.task}")
-        return data
+    Raises:
+        ValueError: the data are unavailable. A study never takes other data in their place.
+    """
+    return _load(TrainingConfig(**config.model_dump(include=set(DATA_FIELDS))), source)
 
 
-@lru_cache(maxsize=1)
-def _load(data: TrainingConfig, cache: Path | None, hub: bool) -> Learnable:
-    return load_learnable(data, cache=cache, hub=hub)
+_load = lru_cache(maxsize=1)(load_task)
 
 
 @dataclass(frozen=True)
@@ -73,7 +45,7 @@ class Train:
     name: str
     config: RunConfig
     folder: Path
-    source: Source
+    source: DataSource
 
     @property
     def covers(self) -> tuple[str, ...]:
@@ -96,7 +68,7 @@ class Train:
 
     def __call__(self) -> None:
         """Train."""
-        train_and_save(self.config, self.source.load(self.config), RunFolder(self.folder))
+        train_and_save(self.config, load_once(self.config, self.source), RunFolder(self.folder))
 
 
 @dataclass(frozen=True)
@@ -133,19 +105,19 @@ class TrainTogether:
         """Train."""
         configs = [run.config for run in self.runs]
         folders = [RunFolder(run.folder) for run in self.runs]
-        data = self.runs[0].source.load_images(configs[0])
+        task = load_once(configs[0], self.runs[0].source)
         with ExitStack() as stack:
             for folder in folders:
                 folder.prepare()
                 stack.enter_context(locked(folder.path))
             metrics = [stack.enter_context(live_metrics(folder.path)) for folder in folders]
             results = train_together(
-                configs, data,
+                configs, task,
                 on_checkpoint=lambda run, step, network: folders[run].save_checkpoint(step, network),
                 metrics=metrics,
             )  # fmt: skip
             for folder, config, result in zip(folders, configs, results, strict=True):
-                folder.save(config, data, result)
+                folder.save(config, task, result)
 
 
 @dataclass(frozen=True)
@@ -156,7 +128,7 @@ class Measure:
     runs: tuple[Path, ...]
     plan: AnalysisPlan
     out: Path
-    source: Source
+    source: DataSource
 
     @property
     def covers(self) -> tuple[str, ...]:
@@ -185,7 +157,7 @@ class Measure:
             RuntimeError: some measures failed; the others are saved.
         """
         result = analyse(
-            self.runs, self.plan, self.out, lambda run: self.source.load_images(run.config), figures=False
+            self.runs, self.plan, self.out, lambda run: load_once(run.config, self.source), figures=False
         )
         if result.failures:
             raise RuntimeError("; ".join(failure_lines(result.failures)))

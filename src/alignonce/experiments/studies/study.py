@@ -10,7 +10,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from alignonce.experiments.config.run import RULE_HELP, CompareConfig, RunConfig, TrainingConfig
 from alignonce.experiments.measures.plan import AnalysisPlan
@@ -144,15 +152,25 @@ class Study(BaseModel):
         (0, 1, 2), min_length=1, description="Each run is made once per seed; within a seed all start alike."
     )
     parts: tuple[Part, ...] = Field(min_length=1, description="The grids of runs.")
+    # Made once, when the study is checked.
+    _cells: tuple[Cell, ...] = PrivateAttr(())
 
     @model_validator(mode="after")
     def _different_names(self) -> Self:
         names = [part.name for part in self.parts]
         if len(set(names)) < len(names):
             raise ValueError(f"parts must have different names, got {' '.join(names)}")
-        _check_runs(sum(part.count(self.seeds) for part in self.parts))
-        self.cells()  # with the study's own seeds
+        _check_runs(self.count())
+        self._cells = tuple(cell for part in self.parts for cell in part.cells(self.seeds))
         return self
+
+    def count(self) -> int:
+        """Count the runs, without making them.
+
+        Returns:
+            How many there are.
+        """
+        return sum(part.count(self.seeds) for part in self.parts)
 
     def cells(self) -> list[Cell]:
         """List all comparisons.
@@ -160,7 +178,7 @@ class Study(BaseModel):
         Returns:
             Part by part.
         """
-        return [cell for part in self.parts for cell in part.cells(self.seeds)]
+        return list(self._cells)
 
     def runs(self) -> list[tuple[Cell, RunConfig]]:
         """List all runs.

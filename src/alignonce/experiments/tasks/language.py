@@ -5,23 +5,25 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alignonce.experiments.config.run import RunConfig
+from alignonce.experiments.config.run import RunConfig, TrainingConfig
+from alignonce.experiments.data.corpora import Corpus, load_corpus
 from alignonce.experiments.data.data_facts import DataFacts
+from alignonce.experiments.data.source import DataSource
+from alignonce.experiments.data.tokens import BYTES, TOKENIZER_FILE, Tokens, learn_tokens
 from alignonce.experiments.models.building import build_language_model
+from alignonce.experiments.tasks.scores import BITS_PER_BYTE, Score
 from alignonce.experiments.tasks.task import Forward
-
-if TYPE_CHECKING:
-    from alignonce.experiments.data.corpora import Corpus
-    from alignonce.experiments.data.tokens import Tokens
 
 TEST_WINDOWS = 256
 _TEST_BATCH = 32
+# No token of a byte-pair vocabulary is so long in the mean, so that so many bytes are enough text.
+_BYTES_PER_TOKEN = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +40,20 @@ class LanguageModelling:
     byte_lengths: Tensor
     train_windows: Tensor
     test_windows: Tensor
+
+    files: ClassVar[tuple[str, ...]] = (TOKENIZER_FILE,)
+    scores: ClassVar[tuple[Score, ...]] = (BITS_PER_BYTE,)
+
+    @classmethod
+    def load(cls, config: TrainingConfig, source: DataSource) -> LanguageModelling:
+        """Read the text, no more of it than is needed, and learn its vocabulary."""
+        needed = None
+        if config.limit is not None:
+            bytes_per_token = 1 if config.vocabulary == BYTES else _BYTES_PER_TOKEN
+            needed = config.limit * config.context * bytes_per_token
+        corpus = load_corpus(config.data, source, max_bytes=needed)
+        tokens = learn_tokens(corpus.train, config.vocabulary)
+        return cls.of(corpus, tokens, config.context, config.limit)
 
     @classmethod
     def of(cls, corpus: Corpus, tokens: Tokens, context: int, limit: int | None) -> LanguageModelling:
@@ -78,22 +94,31 @@ class LanguageModelling:
         return DataFacts(
             name=self.name,
             source=self.source,
-            train_images=len(self.train_windows),
-            test_images=len(self.test_windows),
-            image_shape=(1, 1, self.train_windows.shape[1] - 1),
-            num_classes=len(self.byte_lengths),
+            train_examples=len(self.train_windows),
+            test_examples=len(self.test_windows),
+            example_shape=(1, 1, self._context),
+            outputs=len(self.byte_lengths),
         )
 
-    def save_beside(self, folder: Path) -> None:
-        """Write the vocabulary into a run's folder."""
-        self.tokens.save(folder)
+    @property
+    def images(self) -> None:
+        """None: there are no images."""
+
+    @property
+    def examples(self) -> str:
+        """Windows, with their size."""
+        return f"windows of {self._context} tokens"
+
+    @property
+    def _context(self) -> int:
+        return self.train_windows.shape[1] - 1
 
     @property
     def train_size(self) -> int:
         """How many training windows there are."""
         return len(self.train_windows)
 
-    def to(self, device: torch.device) -> LanguageModelling:
+    def for_run(self, config: RunConfig, device: torch.device) -> LanguageModelling:
         """Move the windows."""
         parts = ("byte_lengths", "train_windows", "test_windows")
         return replace(self, **{part: getattr(self, part).to(device) for part in parts})
@@ -101,6 +126,11 @@ class LanguageModelling:
     def build_model(self, config: RunConfig) -> nn.Module:
         """Build the GPT that the configuration describes."""
         return build_language_model(config, len(self.byte_lengths))
+
+    @classmethod
+    def rebuild_model(cls, config: RunConfig, facts: DataFacts) -> nn.Module:
+        """Build the GPT."""
+        return build_language_model(config, facts.outputs)
 
     def batch(self, examples: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens and their successors, int64, (n, context) each."""
@@ -128,6 +158,15 @@ class LanguageModelling:
             "test_loss": float(nats) / following.numel(),
             "test_bits_per_byte": bits / float(self.byte_lengths[following].sum()),
         }
+
+    @classmethod
+    def score(cls, facts: DataFacts) -> Score:
+        """Bits per byte, which compare over vocabularies."""
+        return BITS_PER_BYTE
+
+    def save(self, folder: Path, model: nn.Module) -> None:
+        """Write the vocabulary, if it is more than bytes."""
+        self.tokens.save(folder)
 
 
 def _windows(tokens: Tensor, context: int, limit: int | None) -> Tensor:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alignonce.experiments.config.run import RunConfig
+from alignonce.experiments.config.run import RunConfig, TrainingConfig
 from alignonce.experiments.data.data_facts import DataFacts
-from alignonce.experiments.data.tables import TableData
+from alignonce.experiments.data.source import DataSource
+from alignonce.experiments.data.tables import TableData, load_table
 from alignonce.experiments.models.building import build_run_model
+from alignonce.experiments.tasks.scores import ACCURACY, VARIANCE_EXPLAINED, Score
 from alignonce.experiments.tasks.task import Forward
 
 
@@ -26,6 +29,14 @@ class Tabular:
 
     data: TableData
 
+    files: ClassVar[tuple[str, ...]] = ()
+    scores: ClassVar[tuple[Score, ...]] = (ACCURACY, VARIANCE_EXPLAINED)
+
+    @classmethod
+    def load(cls, config: TrainingConfig, source: DataSource) -> Tabular:
+        """Load the table, which comes with scikit-learn."""
+        return cls(load_table(config.data, limit=config.limit))
+
     @property
     def facts(self) -> DataFacts:
         """The data in numbers: an example is a row."""
@@ -33,25 +44,31 @@ class Tabular:
         return DataFacts(
             name=data.name,
             source=data.source,
-            train_images=len(data.train_inputs),
-            test_images=len(data.test_inputs),
-            image_shape=self._shape,
-            num_classes=max(1, len(data.classes)),
+            train_examples=len(data.train_inputs),
+            test_examples=len(data.test_inputs),
+            example_shape=self._shape,
+            outputs=max(1, len(data.classes)),
         )
 
     @property
     def _shape(self) -> tuple[int, int, int]:
         return self.data.train_inputs.shape[1], 1, 1
 
-    def save_beside(self, folder: Path) -> None:
-        """There is nothing to write beside the network."""
+    @property
+    def images(self) -> None:
+        """None: there are no images."""
+
+    @property
+    def examples(self) -> str:
+        """Rows."""
+        return "rows"
 
     @property
     def train_size(self) -> int:
         """How many training rows there are."""
         return len(self.data.train_inputs)
 
-    def to(self, device: torch.device) -> Tabular:
+    def for_run(self, config: RunConfig, device: torch.device) -> Tabular:
         """Move the rows."""
         parts = ("train_inputs", "train_targets", "test_inputs", "test_targets")
         return Tabular(replace(self.data, **{part: getattr(self.data, part).to(device) for part in parts}))
@@ -60,8 +77,14 @@ class Tabular:
         """Build the perceptron that the configuration describes; its first part standardises the columns."""
         rows = self.data.train_inputs
         return build_run_model(
-            config, self._shape, self.facts.num_classes, rows.mean(dim=0), rows.std(dim=0, correction=0)
+            config, self._shape, self.facts.outputs, rows.mean(dim=0), rows.std(dim=0, correction=0)
         )
+
+    @classmethod
+    def rebuild_model(cls, config: RunConfig, facts: DataFacts) -> nn.Module:
+        """Build the perceptron; what standardises the columns comes with its state."""
+        columns = facts.example_shape[0]
+        return build_run_model(config, facts.example_shape, facts.outputs, [0.0] * columns, [1.0] * columns)
 
     def batch(self, examples: Tensor) -> tuple[Tensor, Tensor]:
         """Rows, (n, columns, 1, 1), and targets, (n,)."""
@@ -88,6 +111,14 @@ class Tabular:
         if self.data.classes:
             return measured | {"test_accuracy": int(scores["accuracy"]) / len(targets)}
         return measured | {"test_r2": 1 - float(loss / targets.var(correction=0))}
+
+    @classmethod
+    def score(cls, facts: DataFacts) -> Score:
+        """Accuracy; of a regression the part of the variance that is explained."""
+        return VARIANCE_EXPLAINED if facts.outputs == 1 else ACCURACY
+
+    def save(self, folder: Path, model: nn.Module) -> None:
+        """There is nothing to write beside the network."""
 
 
 def _as_pixels(rows: Tensor) -> Tensor:

@@ -18,8 +18,7 @@ from alignonce.experiments.config.devices import device_name
 from alignonce.experiments.config.run import RunConfig, TrainingConfig
 from alignonce.experiments.config.schedules import rate_factor
 from alignonce.experiments.config.seeds import derived_seed
-from alignonce.experiments.data.image_data import ImageData
-from alignonce.experiments.tasks import ImageClassification, Task
+from alignonce.experiments.tasks import Task
 from alignonce.experiments.tasks.images import as_pixels, evaluate
 from alignonce.experiments.training.checkpoints import checkpoint_steps
 from alignonce.experiments.training.engine import Engine
@@ -77,7 +76,7 @@ class _Diverged(Exception):
 
 def train(
     config: RunConfig,
-    data: ImageData | Task,
+    task: Task,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     *,
     on_checkpoint: Callable[[int, nn.Module], None] = lambda step, model: None,
@@ -97,7 +96,7 @@ def train(
 
     Args:
         config: the run.
-        data: what is to be learnt: images and labels, or any other task.
+        task: what is to be learnt.
         on_progress: called every few steps.
         on_checkpoint: called with the step and the network at each checkpoint of the configuration.
         tracker: called before the first step and after each; what is learnt is the same to the bit.
@@ -114,11 +113,10 @@ def train(
     engine = engine or Engine(config)
     if tracker and engine.is_sharded:
         raise ValueError("track: measures during training do not go with strategy fsdp")
-    task: Task = ImageClassification(data, config.augment) if isinstance(data, ImageData) else data
     build = partial(task.build_model, config)
     model = build()
     forward = engine.set_up(model)
-    task = task.to(engine.device)
+    task = task.for_run(config, engine.device)
     plain_optimizer = build_optimizer(model, config)
     optimizer = engine.set_up_optimizer(plain_optimizer)
     # Drawn on the CPU: every device sees the same batches.

@@ -30,6 +30,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from alignonce.experiments.data.data_facts import with_present_names
 from alignonce.experiments.files import write_atomically
 
 FORMAT = 1
@@ -197,6 +198,8 @@ def read_identity(run: Path) -> dict[str, Any] | None:
             f"{file.parent} was written in format {version!r}, and this version of alignonce reads format "
             f"{FORMAT}: go on with the version that wrote it, or choose another folder"
         )
+    if isinstance(identity.get("data"), dict):
+        identity["data"] = with_present_names(identity["data"])
     return identity
 
 

@@ -18,7 +18,8 @@ from alignonce.experiments.config.rule_specs import parse_rule
 from alignonce.experiments.config.run import RunConfig, TrainingConfig
 from alignonce.experiments.config.seeds import derived_seed
 from alignonce.experiments.data.image_data import ImageData
-from alignonce.experiments.tasks.images import ImageClassification, as_pixels
+from alignonce.experiments.tasks import Task
+from alignonce.experiments.tasks.images import as_pixels
 from alignonce.experiments.training.checkpoints import checkpoint_steps
 from alignonce.experiments.training.loop import (
     EARLY_EPOCHS,
@@ -87,7 +88,7 @@ def groups_of(configs: Sequence[RunConfig], at_most: int = 32) -> list[Group]:
 
 def train_together(
     configs: Sequence[RunConfig],
-    data: ImageData,
+    task: Task,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     *,
     on_checkpoint: Callable[[int, int, nn.Module], None] = lambda run, step, network: None,
@@ -102,7 +103,7 @@ def train_together(
 
     Args:
         configs: the runs, of one of the groups of `groups_of`.
-        data: the images and labels.
+        task: what is to be learnt; of images.
         on_progress: called every few steps, with the mean test accuracy of the runs that have not diverged.
         on_checkpoint: called with the run's position in `configs`, the step and the network at each
             checkpoint of the configuration.
@@ -116,9 +117,12 @@ def train_together(
     """
     _check_group(configs)
     shared = configs[0]
-    device, task = pick_device(shared.device), ImageClassification(data)
+    device = pick_device(shared.device)
     models = [task.build_model(config).to(device) for config in configs]
-    task = task.to(device)
+    task = task.for_run(shared, device)
+    if task.images is None:
+        raise ValueError(f"runs that train together learn images, got task {shared.task}")
+    images = task.images
     start = time.perf_counter()
     networks = StackedNetworks(models, task.loss)
     # Adam, AdamW and SGD treat each number by itself, so that one of them serves all runs.
@@ -150,7 +154,7 @@ def train_together(
 
     def measure() -> None:
         """Measure the networks as they are now: on the test images, and their alignment layer by layer."""
-        test_losses, test_accuracies = _test(networks, task, len(runs))
+        test_losses, test_accuracies = _test(networks, images, len(runs))
         cosines = networks.cosines()
         for run in going_on():
             i = run.index
@@ -265,11 +269,9 @@ class _Run:
             self.metrics.extend([Measurement(step, epoch, *row) for row in rows])
 
 
-def _test(
-    networks: StackedNetworks, task: ImageClassification, count: int
-) -> tuple[list[float], list[float]]:
+def _test(networks: StackedNetworks, data: ImageData, count: int) -> tuple[list[float], list[float]]:
     """Mean cross-entropy of each network on the test images, and its fraction of right answers."""
-    images, labels = task.data.test_images, task.data.test_labels
+    images, labels = data.test_images, data.test_labels
     loss = torch.zeros(count, dtype=torch.float64, device=labels.device)
     hits = torch.zeros(count, dtype=torch.int64, device=labels.device)
     size = max(1, _TESTED_AT_ONCE // count)

@@ -19,8 +19,7 @@ from alignonce.diagnostics import (
 )
 from alignonce.experiments.config.devices import pick_device
 from alignonce.experiments.config.run import RunConfig
-from alignonce.experiments.data.image_data import ImageData
-from alignonce.experiments.tasks.loading import Learnable
+from alignonce.experiments.tasks import Task
 from alignonce.experiments.training.loop import as_pixels
 
 Batch = tuple[Tensor, Tensor]
@@ -28,7 +27,7 @@ TrackedName = Literal["alignment", "gradients", "flow"]
 TRACKED_IMAGES = 256
 
 
-def build_tracker(names: Sequence[TrackedName], every: int, config: RunConfig, data: Learnable) -> Tracker:
+def build_tracker(names: Sequence[TrackedName], every: int, config: RunConfig, task: Task) -> Tracker:
     """Set up measures for `train`.
 
     Args:
@@ -36,7 +35,7 @@ def build_tracker(names: Sequence[TrackedName], every: int, config: RunConfig, d
             `gradients`, the rule's against the exact ones; `flow`, the norms of errors and gradients.
         every: steps between measurements; the first is before any step.
         config: the run.
-        data: what it learns from; measured are 256 of its training images, always the same.
+        task: what it learns; measured are 256 of its training images, always the same.
 
     Returns:
         The tracker.
@@ -44,11 +43,11 @@ def build_tracker(names: Sequence[TrackedName], every: int, config: RunConfig, d
     Raises:
         ValueError: `every` is below 1, there are no names, or the task is not images.
     """
-    if not isinstance(data, ImageData):
+    if task.images is None:
         raise ValueError(f"track: measures during training are for task images, got task {config.task}")
     if every < 1:
         raise ValueError(f"track-every must be 1 or more, got {every}")
-    some, device = data.limited(TRACKED_IMAGES), pick_device(config.device)
+    some, device = task.images.limited(TRACKED_IMAGES), pick_device(config.device)
     batch = as_pixels(some.train_images).to(device), some.train_labels.to(device)
 
     def signals(model: nn.Module) -> Any:
