@@ -253,7 +253,10 @@ def _checksum(file: Path) -> str:
 
 def _flush(path: Path) -> None:
     """Bring a file or a folder to the disk: after a power cut, what was moved into place must be there."""
-    descriptor = os.open(path, os.O_RDONLY)
+    folder = path.is_dir()
+    if folder and os.name == "nt":
+        return  # Windows opens no folders, and flushes only what may be written
+    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:
