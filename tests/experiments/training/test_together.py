@@ -100,7 +100,7 @@ def test_each_run_diverges_at_its_own_step():
 
 @pytest.mark.parametrize("check", [1, 3, 20])
 def test_a_diverging_run_leaves_the_others_as_they_are(monkeypatch, check):
-    monkeypatch.setattr("alignonce.experiments.training.together.STEPS_PER_CHECK", check)
+    monkeypatch.setattr("alignonce.experiments.training.loop.STEPS_PER_CHECK", check)
     data, runs = made_data(), runs_of(["fa", "soft:0.5"], optimizer="sgd", learning_rate=0.01)
     undisturbed = train_together(runs, data)
     break_in_step(monkeypatch, 5, run=1)
@@ -132,7 +132,7 @@ def break_in_step(monkeypatch, step, run):
 
 
 def test_interrupt_keeps_what_was_measured(monkeypatch):
-    monkeypatch.setattr("alignonce.experiments.training.together.STEPS_PER_CHECK", 1)
+    monkeypatch.setattr("alignonce.experiments.training.loop.STEPS_PER_CHECK", 1)
 
     def interrupt(progress):
         if progress.step == 10:
@@ -148,7 +148,7 @@ def test_interrupt_keeps_what_was_measured(monkeypatch):
 
 
 def test_sigterm_ends_all_runs_after_the_present_step(monkeypatch):
-    monkeypatch.setattr("alignonce.experiments.training.together.STEPS_PER_CHECK", 1)
+    monkeypatch.setattr("alignonce.experiments.training.loop.STEPS_PER_CHECK", 1)
     ended = train_together(
         runs_of(["fa"]), made_data(),
         lambda progress: os.kill(os.getpid(), signal.SIGTERM) if progress.step == 3 else None,

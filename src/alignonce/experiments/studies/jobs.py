@@ -138,14 +138,20 @@ class TrainTogether:
             for folder in folders:
                 folder.prepare()
                 stack.enter_context(locked(folder.path))
+            resume = [
+                folder.resume_points(config, data) for folder, config in zip(folders, configs, strict=True)
+            ]
             metrics = [stack.enter_context(live_metrics(folder.path)) for folder in folders]
             results = train_together(
                 configs, data,
                 on_checkpoint=lambda run, step, network: folders[run].save_checkpoint(step, network),
                 metrics=metrics,
+                resume=resume,
             )  # fmt: skip
-            for folder, config, result in zip(folders, configs, results, strict=True):
+            for folder, config, result, points in zip(folders, configs, results, resume, strict=True):
                 folder.save(config, data, result)
+                if result.status != "interrupted":
+                    points.remove()
 
 
 @dataclass(frozen=True)
