@@ -15,6 +15,7 @@ from alignonce.experiments.measures.run import analyse, failure_lines
 from alignonce.experiments.runs.folder import RunFolder
 from alignonce.experiments.runs.train_into import train_and_save
 from alignonce.experiments.tasks.loading import Learnable, load_learnable
+from alignonce.experiments.training.checkpoints import remove_checkpoints
 from alignonce.experiments.training.live import live_metrics
 from alignonce.experiments.training.together import train_together
 
@@ -141,6 +142,9 @@ class TrainTogether:
             resume = [
                 folder.resume_points(config, data) for folder, config in zip(folders, configs, strict=True)
             ]
+            for folder, points in zip(folders, resume, strict=True):
+                if not points.exist():
+                    remove_checkpoints(folder.path)
             metrics = [stack.enter_context(live_metrics(folder.path)) for folder in folders]
             results = train_together(
                 configs, data,
