@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 
 EXTRA_OF = {
+    "filelock": "experiments",
     "jinja2": "study",
     "lightning_fabric": "experiments",
     "matplotlib": "experiments",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,21 +88,14 @@ def reproduce(
 
 
 def _write(snapshot: StudySnapshot, console: Console) -> None:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
+    from alignonce.experiments.bars import Bars
     from alignonce.experiments.report import write_report
     from alignonce.experiments.report.content import gather
     from alignonce.experiments.report.markdown import findings_count, findings_table
 
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console) as bars:
-
-        def bar(title: str) -> Callable[[int, int], None]:
-            task = bars.add_task(title, total=None)
-            return lambda done, total: bars.update(task, completed=done, total=total)
-
-        content = gather(snapshot, bar("judging claims"))
-        files = write_report(content, snapshot.folder.path / "report", bar("drawing the report"))
+    with Bars(console) as bars:
+        content = gather(snapshot, bars.add("judging claims"))
+        files = write_report(content, snapshot.folder.path / "report", bars.add("drawing the report"))
     # Findings at single settings of a part are too many for a terminal.
     main = [finding for finding in content.findings if not finding.cell]
     of_settings = [finding for finding in content.findings if finding.cell]

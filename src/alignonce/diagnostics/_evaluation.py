@@ -1,8 +1,9 @@
 """Loss and accuracy of a model over batches."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +23,16 @@ class Evaluation:
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Sequence[Batch], loss: Loss) -> Evaluation:
     """Mean loss, which may be infinite or NaN, and accuracy, in the mode that the model is in."""
+    return evaluation_of((call(model, inputs) for inputs, _ in batches), batches, loss)
+
+
+def evaluation_of(outputs: Iterable[Any], batches: Sequence[Batch], loss: Loss) -> Evaluation:
+    """As `evaluate`, of outputs that a model has given."""
     total, hits, labels = 0.0, 0, 0
-    for batch, share in zip(batches, batch_shares(list(batches)), strict=True):
-        output = call(model, batch[0])
-        total += share * float(loss(output, batch[1]))
-        if (classified := logits_and_labels(output, batch[1])) is not None:
+    shares = batch_shares(list(batches))
+    for output, (_, targets), share in zip(outputs, batches, shares, strict=True):
+        total += share * float(loss(output, targets))
+        if (classified := logits_and_labels(output, targets)) is not None:
             hits += int((classified[0].argmax(dim=1) == classified[1]).sum())
             labels += len(classified[1])
     return Evaluation(total, hits / labels if labels else math.nan)

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from alignonce.diagnostics._evaluation import evaluate, logits_and_labels
+from alignonce.diagnostics._evaluation import evaluate, evaluation_of, logits_and_labels
 from alignonce.diagnostics._measuring import Batch, Loss, call, check_batches, check_model
 from alignonce.undisturbed import undisturbed
 
@@ -69,20 +70,23 @@ def generalisation(
         raise ValueError(f"bins must be at least 1, got {bins}")
     with undisturbed(model, "eval"), torch.no_grad():
         train, test = check_batches(train), check_batches(test)
-        on_train, on_test = evaluate(model, train, loss), evaluate(model, test, loss)
+        outputs = [call(model, inputs) for inputs, _ in test]
+        on_train, on_test = evaluate(model, train, loss), evaluation_of(outputs, test, loss)
         for name, value in {"training": on_train.loss, "test": on_test.loss}.items():
             if not math.isfinite(value):
                 raise ValueError(f"the loss on the {name} data is {value}")
         calibration_error = ood_auroc = math.nan
-        classified = [logits_and_labels(call(model, inputs), targets) for inputs, targets in test]
+        classified = [
+            logits_and_labels(output, targets) for output, (_, targets) in zip(outputs, test, strict=True)
+        ]
         pairs = [pair for pair in classified if pair is not None]
         if len(pairs) == len(classified):
             logits = torch.cat([pair[0] for pair in pairs])
             labels = torch.cat([pair[1] for pair in pairs])
             calibration_error = expected_calibration_error(_softmax(logits), labels, bins)
         if ood is not None:
-            scores = (_confidence(model, test), _confidence(model, check_batches(ood)))
-            ood_auroc = auroc(*scores)
+            others = [call(model, inputs) for inputs, _ in check_batches(ood)]
+            ood_auroc = auroc(_confidence(outputs), _confidence(others))
     return Generalisation(
         on_train.loss, on_test.loss, on_train.accuracy, on_test.accuracy, calibration_error, ood_auroc
     )
@@ -148,8 +152,7 @@ def auroc(positive: Tensor, negative: Tensor) -> float:
     return float((below + not_above).double().mean()) / (2 * negative.numel())
 
 
-def _confidence(model: nn.Module, batches: list[Batch]) -> Tensor:
-    outputs = [call(model, inputs) for inputs, _ in batches]
+def _confidence(outputs: list[Any]) -> Tensor:
     for output in outputs:
         if not isinstance(output, Tensor) or output.dim() != 2:
             raise ValueError("out-of-distribution detection needs a model that returns (n, classes) logits")

@@ -1,14 +1,16 @@
-"""Live progress bars: of the jobs of a study, of runs, of the measures of an analysis."""
+"""Live progress bars, all of one look: of jobs, of runs, of the measures of an analysis, of a report."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Self
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -18,20 +20,17 @@ from alignonce.experiments.config.run import RunConfig
 from alignonce.experiments.training.loop import Progress as RunProgress
 
 
-class JobBars:
-    """One bar over all jobs, shown inside a `with` block.
+class Bars:
+    """Progress bars, shown inside a `with` block.
 
     Args:
-        console: where to show it; None shows nothing.
-        title: what is being done.
-        jobs: how many.
+        console: where to show them; None shows nothing.
     """
 
-    def __init__(self, console: Console | None, title: str, jobs: int) -> None:
-        self._running: list[str] = []
+    def __init__(self, console: Console | None) -> None:
         self._bars = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
@@ -41,14 +40,43 @@ class JobBars:
             speed_estimate_period=600,
             disable=console is None,
         )
-        self._task = self._bars.add_task(title, total=jobs, note="", visible=jobs > 0)
 
-    def __enter__(self) -> JobBars:
+    def __enter__(self) -> Self:
         self._bars.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._bars.stop()
+
+    def add(self, title: str) -> Callable[[int, int], None]:
+        """Add a bar.
+
+        Args:
+            title: what is being done.
+
+        Returns:
+            What is to be called with the steps done and the steps in all.
+        """
+        task = self._add(title)
+        return lambda done, total: self._bars.update(task, completed=done, total=total)
+
+    def _add(self, title: str, total: int | None = None, visible: bool = True) -> TaskID:
+        return self._bars.add_task(title, total=total, note="", visible=visible)
+
+
+class JobBars(Bars):
+    """One bar over all jobs.
+
+    Args:
+        console: where to show it; None shows nothing.
+        title: what is being done.
+        jobs: how many.
+    """
+
+    def __init__(self, console: Console | None, title: str, jobs: int) -> None:
+        super().__init__(console)
+        self._running: list[str] = []
+        self._task = self._add(title, jobs, visible=jobs > 0)
 
     def start(self, name: str) -> None:
         """Show a job as being in progress.
@@ -74,28 +102,18 @@ class JobBars:
         self._bars.update(self._task, note=", ".join(self._running))
 
 
-class RunBars:
-    """Progress bars, shown inside a `with` block."""
+class RunBars(Bars):
+    """A bar over all runs, if there are several, and one over the steps of the present run.
+
+    Args:
+        console: where to show them; None shows nothing.
+        runs: how many.
+    """
 
     def __init__(self, console: Console | None, runs: int) -> None:
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeRemainingColumn(),
-            console=console or Console(quiet=True),
-            disable=console is None,
-        )
-        self._all = self._bars.add_task("all runs", total=runs, note="", visible=runs > 1)
-        self._run = self._bars.add_task("", total=None, note="", visible=False)
-
-    def __enter__(self) -> RunBars:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bars.stop()
+        super().__init__(console)
+        self._all = self._add("all runs", runs, visible=runs > 1)
+        self._run = self._add("", visible=False)
 
     def follow(self, run: RunConfig) -> Callable[[RunProgress], None]:
         """Turn the second bar to a new run.
@@ -121,28 +139,18 @@ class RunBars:
         self._bars.advance(self._all)
 
 
-class AnalysisBars:
-    """Progress bars, shown inside a `with` block."""
+class AnalysisBars(Bars):
+    """A bar over all parts of an analysis, and one over the steps of the present part.
+
+    Args:
+        console: where to show them; None shows nothing.
+        parts: how many.
+    """
 
     def __init__(self, console: Console | None, parts: int) -> None:
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            console=console or Console(quiet=True),
-            disable=console is None,
-        )
-        self._all = self._bars.add_task("all measures", total=parts, note="")
-        self._part = self._bars.add_task("", total=None, note="", visible=False)
-
-    def __enter__(self) -> AnalysisBars:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bars.stop()
+        super().__init__(console)
+        self._all = self._add("all measures", parts)
+        self._part = self._add("", visible=False)
 
     def begin(self, name: str, steps: int) -> None:
         """Turn the second bar to a new part.

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 
 def ensure_writable(folder: Path) -> None:
     """Make a folder, and prove that files can be written into it.
@@ -37,19 +39,16 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         BlockingIOError: another process works in it.
     """
-    import fcntl
-
-    file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    # Where a file system has no real locks this fails: soft ones would outlive a process that is killed.
+    lock = FileLock(folder / ".lock", fallback_to_soft=False)
     try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BlockingIOError(
-                f"out: another process is at work in {folder}; wait for it, or choose another folder"
-            ) from None
+        held = lock.acquire(blocking=False)
+    except Timeout:
+        raise BlockingIOError(
+            f"out: another process is at work in {folder}; wait for it, or choose another folder"
+        ) from None
+    with held:
         yield
-    finally:
-        os.close(file)
 
 
 def is_locked(folder: Path) -> bool:

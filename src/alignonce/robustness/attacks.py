@@ -141,7 +141,7 @@ def attack(
             eps=eps, norm=norm, steps=steps, seed=seed, batch_size=batch_size, verbose=verbose,
         )  # fmt: skip
 
-    with evaluating(model), evaluating(source), gradients_by(source, route), torch.enable_grad():
+    with evaluating(model), evaluating(source), gradients_by(source, route):
         predicted, num_classes = predictions(model, images, batch_size)
         check_labels(labels, len(images), num_classes)
         if predictions(source, images[:1], 1)[1] != num_classes:

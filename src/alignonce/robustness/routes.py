@@ -64,7 +64,7 @@ def input_gradients(
     check_images(images)
     check_labels(labels, len(images))
     parts = []
-    with evaluating(model), gradients_by(model, route), torch.enable_grad():
+    with evaluating(model), gradients_by(model, route):
         _, num_classes = predictions(model, images[:1], batch_size)
         check_labels(labels, len(images), num_classes)
         for part, targets in zip(images.split(batch_size), labels.split(batch_size), strict=True):

@@ -1,4 +1,4 @@
-"""Measuring a model without leaving a trace: modes, gradients and random states come back as they were."""
+"""Running a model on images: no trace is left in it or in the libraries' random states."""
 
 import random
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from alignonce.robustness.checks import check_images, check_labels
+from alignonce.undisturbed import undisturbed
 
 __all__ = ["accuracy", "evaluating", "logits_of", "model_device", "predictions", "seeded"]
 
@@ -17,23 +18,20 @@ __all__ = ["accuracy", "evaluating", "logits_of", "model_device", "predictions",
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put a model in evaluation mode with its parameters out of autograd's sight, then undo both.
 
-    Each module gets its own mode back (a part that was frozen in evaluation mode stays so), each parameter
-    its own ``.grad`` tensor and ``requires_grad``. Gradients of the input are computed as usual.
+    Beyond what `undisturbed` restores, each parameter gets its own ``.grad`` tensor and ``requires_grad``
+    back. Gradients of the input are computed as usual.
     """
-    modes = [(module, module.training) for module in model.modules()]
     gradients = [(p, p.grad, p.requires_grad) for p in model.parameters()]
-    try:
-        model.eval()
-        for parameter, _, _ in gradients:
-            parameter.grad = None
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for parameter, grad, requires_grad in gradients:
-            parameter.requires_grad_(requires_grad)
-            parameter.grad = grad
+    with undisturbed(model, "eval"):
+        try:
+            for parameter, _, _ in gradients:
+                parameter.grad = None
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for parameter, grad, requires_grad in gradients:
+                parameter.requires_grad_(requires_grad)
+                parameter.grad = grad
 
 
 @contextmanager

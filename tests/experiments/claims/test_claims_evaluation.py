@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from alignonce.experiments.claims import CLAIMS, evaluate
-from alignonce.experiments.claims.claims_alignment import spearman
 from alignonce.experiments.config.rule_specs import ALL_COSINES
 from experiments.claims.made_evidence import accuracies, full_evidence, made_fact
 
@@ -151,10 +150,11 @@ def test_ratios_far_apart_do_not_overflow():
     assert finding.high == math.inf
 
 
-def test_spearman_of_a_small_table():
+def test_rank_correlation_is_that_within_each_seed():
     # Ranks 1 2 3 4 and 1 3 2 4: 1 - 6 * 2 / (4 * 15).
-    assert spearman({0.0: 10, 0.25: 30, 0.5: 20, 1.0: 40}) == pytest.approx(0.8)
-    assert spearman({0.0: 3, 0.5: 2, 1.0: 1}) == pytest.approx(-1)
+    seeds = {"fa": [0.1, 0.4], "soft:0.25": [0.3, 0.3], "soft:0.5": [0.2, 0.2], "soft:1": [0.4, 0.1]}
+    finding = found(accuracies(seeds), "accuracy-rises-with-cosine", ALL_COSINES)
+    assert finding.per_seed == pytest.approx({0: 0.8, 1: -1})
 
 
 def test_saturation_is_a_difference_of_slopes():

@@ -20,6 +20,26 @@ def test_loss_and_score_are_those_of_the_numbered_examples():
     assert int(scores["accuracy"]) == int((logits.argmax(1) == labels).sum())
 
 
+class Broken(torch.nn.Module):
+    def forward(self, x):
+        raise RuntimeError("broken")
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["succeeds", "fails"])
+def test_testing_leaves_each_part_in_its_own_mode(fails):
+    task = ImageClassification(made_data())
+    model = task.build_model(small_config(hidden_norm="batch"))
+    frozen = next(m for m in model.modules() if isinstance(m, torch.nn.BatchNorm1d)).eval()
+    if fails:
+        model = torch.nn.Sequential(model, Broken())
+        with pytest.raises(RuntimeError, match="broken"):
+            task.evaluate(model)
+    else:
+        task.evaluate(model)
+    assert [m for m in model.modules() if not m.training] == [frozen]
+    assert torch.is_grad_enabled()
+
+
 def seen_images(monkeypatch, **changes):
     """What the network of a run is shown in training, in order."""
     seen = []

@@ -1,11 +1,13 @@
 import math
 import os
+import shutil
 import signal
 
 import pytest
 import torch
 from small_runs import made_data, small_config, without_time
 
+from alignonce.experiments.runs.folder import RunFolder
 from alignonce.experiments.training.loop import train
 from alignonce.experiments.training.metrics import Metrics
 from alignonce.experiments.training.together import groups_of, train_together
@@ -67,6 +69,24 @@ def test_runs_together_are_those_one_by_one(rules, settings):
 @pytest.mark.parametrize(
     "settings",
     [
+        {"schedule": "cosine", "warmup": 0.3},
+        {"clip": 0.5},
+        {"augment": "shift-mirror"},
+    ],
+    ids=["schedule", "clip", "augment"],
+)
+def test_settings_of_the_loop_hold_for_each_run_as_for_one_alone(settings):
+    sgd = {"optimizer": "sgd", "learning_rate": 0.05}
+    data, runs = made_data(train_size=70), runs_of(FIXED_FEEDBACK, **sgd, **settings)
+    plain = train(small_config(rule="fa", **sgd), data).metrics.series("step_loss")[1]
+    for together, config in zip(train_together(runs, data), runs, strict=True):
+        assert_same(together, train(config, data), losses=1e-4)
+        assert together.metrics.series("step_loss")[1] != pytest.approx(plain, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
         {"model": "resnet", "depth": 1, "width": 4, "norms": "exact"},
         {"model": "resnet", "depth": 1, "width": 4, "norms": "fixed"},
         {"depth": 3, "hidden_norm": "batch", "shortcuts": True, "norms": "fixed"},
@@ -100,7 +120,7 @@ def test_each_run_diverges_at_its_own_step():
 
 @pytest.mark.parametrize("check", [1, 3, 20])
 def test_a_diverging_run_leaves_the_others_as_they_are(monkeypatch, check):
-    monkeypatch.setattr("alignonce.experiments.training.together.STEPS_PER_CHECK", check)
+    monkeypatch.setattr("alignonce.experiments.training.loop.STEPS_PER_CHECK", check)
     data, runs = made_data(), runs_of(["fa", "soft:0.5"], optimizer="sgd", learning_rate=0.01)
     undisturbed = train_together(runs, data)
     break_in_step(monkeypatch, 5, run=1)
@@ -132,7 +152,7 @@ def break_in_step(monkeypatch, step, run):
 
 
 def test_interrupt_keeps_what_was_measured(monkeypatch):
-    monkeypatch.setattr("alignonce.experiments.training.together.STEPS_PER_CHECK", 1)
+    monkeypatch.setattr("alignonce.experiments.training.loop.STEPS_PER_CHECK", 1)
 
     def interrupt(progress):
         if progress.step == 10:
@@ -148,12 +168,75 @@ def test_interrupt_keeps_what_was_measured(monkeypatch):
 
 
 def test_sigterm_ends_all_runs_after_the_present_step(monkeypatch):
-    monkeypatch.setattr("alignonce.experiments.training.together.STEPS_PER_CHECK", 1)
+    monkeypatch.setattr("alignonce.experiments.training.loop.STEPS_PER_CHECK", 1)
     ended = train_together(
         runs_of(["fa"]), made_data(),
         lambda progress: os.kill(os.getpid(), signal.SIGTERM) if progress.step == 3 else None,
     )  # fmt: skip
     assert [(result.status, result.step) for result in ended] == [("interrupted", 3)] * 2
+
+
+def points_of(folder, runs, data):
+    folders = [RunFolder(folder / f"{run.rule}-{run.seed}") for run in runs]
+    for one in folders:
+        one.path.mkdir(parents=True, exist_ok=True)
+    return [one.resume_points(run, data) for one, run in zip(folders, runs, strict=True)]
+
+
+def stop_at(step):
+    return lambda progress: os.kill(os.getpid(), signal.SIGTERM) if progress.step == step else None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"augment": "shift"}, {"optimizer": "sgd", "model": "resnet", "depth": 1, "width": 4}],
+    ids=["adam-augment", "sgd-resnet"],
+)
+def test_resumed_runs_end_as_those_that_never_stopped(monkeypatch, tmp_path, settings):
+    monkeypatch.setattr("alignonce.experiments.training.loop.STEPS_PER_CHECK", 1)
+    data, runs = made_data(), runs_of(["fa", "soft:0.5"], **settings)
+    whole = train_together(runs, data)
+    points = points_of(tmp_path, runs, data)
+    for step in (3, 10):
+        stopped = train_together(runs, data, stop_at(step), resume=points)
+        assert [(result.status, result.step) for result in stopped] == [("interrupted", step)] * 4
+    for resumed, reference in zip(train_together(runs, data, resume=points), whole, strict=True):
+        assert resumed.status == "done"
+        assert without_time(resumed.metrics) == without_time(reference.metrics)
+        torch.testing.assert_close(
+            resumed.model.state_dict(), reference.model.state_dict(), rtol=0, atol=0, equal_nan=True
+        )
+
+
+def test_runs_go_on_from_the_newest_step_that_all_have_and_alone_too(monkeypatch, tmp_path):
+    monkeypatch.setattr("alignonce.experiments.training.loop.STEPS_PER_CHECK", 1)
+    data, runs = made_data(), runs_of(["fa", "soft:0.5"], seeds=(0,))
+    points = points_of(tmp_path, runs, data)
+    for step in (3, 5):
+        train_together(runs, data, stop_at(step), resume=points)
+    shutil.rmtree(points[1].folder / "step-000005")
+    reports = []
+    results = train_together(runs, data, reports.append, resume=points)
+    assert reports[0].step == 4
+    assert_same(results[0], train(runs[0], data))
+    assert [point.newest().step for point in points] == [5, 3]
+    assert_same(train(runs[1], data, resume=points[1]), train(runs[1], data))
+    shutil.rmtree(points[1].folder)
+    anew = []
+    train_together(runs, data, anew.append, resume=points)
+    assert anew[0].step == 1
+
+
+def test_a_run_that_has_diverged_does_not_go_on_when_the_others_do(monkeypatch, tmp_path):
+    monkeypatch.setattr("alignonce.experiments.training.loop.STEPS_PER_CHECK", 1)
+    data, runs = made_data(), runs_of(["fa"], optimizer="sgd")
+    points = points_of(tmp_path, runs, data)
+    with monkeypatch.context() as patch:
+        break_in_step(patch, 5, run=1)
+        train_together(runs, data, stop_at(9), resume=points)
+    results = train_together(runs, data, resume=points)
+    assert [(result.status, result.step) for result in results] == [("done", 14), ("diverged", 6)]
+    assert len(results[1].metrics.series("step_loss")[1]) == 6
 
 
 def test_checkpoints_are_those_of_the_runs_one_by_one():

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
-from scipy.stats import rankdata  # type: ignore[import-untyped]
+from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
 from alignonce.experiments.claims.numbers import ACCURACY, Numbers, Place, Quantity
 from alignonce.experiments.claims.questions import Answer, Claim, Question
@@ -47,21 +47,8 @@ def _rank_correlations(numbers: Numbers) -> Iterator[Answer]:
             elif len(set(accuracy.values())) == 1:
                 notes.append(f"seed {seed} left out: all accuracies are the same")
             else:
-                values[seed] = spearman(accuracy)
+                values[seed] = float(spearmanr(list(accuracy.keys()), list(accuracy.values())).statistic)
         yield Answer(place, ALL_COSINES, Samples(values, None, tuple(notes)))
-
-
-def spearman(points: Mapping[float, float]) -> float:
-    """Spearman's rank correlation.
-
-    Args:
-        points: x and y; neither all alike.
-
-    Returns:
-        In [-1, 1].
-    """
-    x, y = rankdata(list(points.keys())), rankdata(list(points.values()))
-    return float(np.corrcoef(x, y)[0, 1])
 
 
 RISES_WITH_COSINE = Question(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -11,14 +12,11 @@ from typing import TYPE_CHECKING
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from alignonce.experiments.config.rule_specs import canonical_rule, split_rule
+from alignonce.experiments.config.rule_specs import ALL_COSINES, canonical_rule, split_rule
 from alignonce.experiments.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
-import colorsys
-
-from alignonce.experiments.config.rule_specs import ALL_COSINES
 
 # Soft alignment is drawn on a scale from light to dark blue.
 _SOFT_SCALE = ((0.0, "#A9CFEA"), (0.5, "#3A8AC4"), (1.0, "#0B2F66"))

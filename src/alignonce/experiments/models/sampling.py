@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from alignonce.experiments.models.gpt import GPT
+from alignonce.undisturbed import undisturbed
 
 
-@torch.no_grad()
 def sample(
     model: GPT, prompt: Sequence[int], length: int, *, temperature: float = 1.0, seed: int = 0
 ) -> list[int]:
-    """Continue a text, token by token, in evaluation mode; the network's mode afterwards is as before.
+    """Continue a text, token by token, in evaluation mode; the network stays as it was.
 
     Args:
         model: the network.
@@ -36,13 +36,11 @@ def sample(
     if not temperature >= 0:
         raise ValueError(f"temperature must be 0 or more, got {temperature}")
     generator = torch.Generator().manual_seed(seed)
-    device, was_training = model.tokens.weight.device, model.training
-    model.eval()
-    tokens = list(prompt)
-    for _ in range(length):
-        seen = torch.tensor([tokens[-model.context :]], device=device)
-        tokens.append(_draw(model(seen)[0, -1].cpu(), temperature, generator))
-    model.train(was_training)
+    device, tokens = model.tokens.weight.device, list(prompt)
+    with undisturbed(model, "eval"), torch.no_grad():
+        for _ in range(length):
+            seen = torch.tensor([tokens[-model.context :]], device=device)
+            tokens.append(_draw(model(seen)[0, -1].cpu(), temperature, generator))
     return tokens[len(prompt) :]
 
 

@@ -15,6 +15,7 @@ from alignonce.experiments.measures.run import analyse, failure_lines
 from alignonce.experiments.runs.folder import RunFolder
 from alignonce.experiments.runs.train_into import train_and_save
 from alignonce.experiments.tasks import Task, load_task
+from alignonce.experiments.training.checkpoints import remove_checkpoints
 from alignonce.experiments.training.live import live_metrics
 from alignonce.experiments.training.together import train_together
 
@@ -110,14 +111,23 @@ class TrainTogether:
             for folder in folders:
                 folder.prepare()
                 stack.enter_context(locked(folder.path))
+            resume = [
+                folder.resume_points(config, task) for folder, config in zip(folders, configs, strict=True)
+            ]
+            for folder, points in zip(folders, resume, strict=True):
+                if not points.exist():
+                    remove_checkpoints(folder.path)
             metrics = [stack.enter_context(live_metrics(folder.path)) for folder in folders]
             results = train_together(
                 configs, task,
                 on_checkpoint=lambda run, step, network: folders[run].save_checkpoint(step, network),
                 metrics=metrics,
+                resume=resume,
             )  # fmt: skip
-            for folder, config, result in zip(folders, configs, results, strict=True):
+            for folder, config, result, points in zip(folders, configs, results, resume, strict=True):
                 folder.save(config, task, result)
+                if result.status != "interrupted":
+                    points.remove()
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from alignonce.experiments.data.loading import load_data
 from alignonce.experiments.data.source import DataSource
 from alignonce.experiments.files import write_atomically
 from alignonce.experiments.models import build_run_model
+from alignonce.experiments.tasks.evaluation import over_batches
 from alignonce.experiments.tasks.scores import ACCURACY, Score
 from alignonce.experiments.tasks.task import Forward
 
@@ -129,9 +130,8 @@ def as_pixels(images: Tensor) -> Tensor:
     return images.to(torch.float32).div_(255)
 
 
-@torch.no_grad()
 def evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Test a network, in evaluation mode; its mode afterwards is as before.
+    """Test a network, in evaluation mode; it stays as it was.
 
     Args:
         model: maps pixels in [0, 1] to logits.
@@ -141,22 +141,18 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, f
     Returns:
         Mean cross-entropy in nats, and the fraction of right answers.
     """
-    was_training = model.training
-    model.eval()
-    loss = torch.zeros((), dtype=torch.float64, device=labels.device)
-    hits = torch.zeros((), dtype=torch.int64, device=labels.device)
-    parts = zip(torch.split(images, TEST_BATCH), torch.split(labels, TEST_BATCH), strict=True)
-    for some_images, some_labels in parts:
-        logits = model(as_pixels(some_images))
-        loss += F.cross_entropy(logits, some_labels, reduction="sum")
-        hits += (logits.argmax(dim=1) == some_labels).sum()
-    model.train(was_training)
-    return float(loss) / len(labels), int(hits) / len(labels)
+
+    def sums(images: Tensor, labels: Tensor) -> Tensor:
+        logits = model(as_pixels(images))
+        nats = F.cross_entropy(logits, labels, reduction="sum")
+        return torch.stack([nats.double(), (logits.argmax(dim=1) == labels).sum().double()])
+
+    nats, hits = torch.stack(over_batches(model, sums, TEST_BATCH, images, labels)).sum(dim=0).tolist()
+    return nats / len(labels), hits / len(labels)
 
 
-@torch.no_grad()
 def classify(model: nn.Module, images: Tensor) -> Tensor:
-    """Let a network classify images, in evaluation mode; its mode afterwards is as before.
+    """Let a network classify images, in evaluation mode; it stays as it was.
 
     Args:
         model: maps pixels in [0, 1] to logits.
@@ -165,10 +161,10 @@ def classify(model: nn.Module, images: Tensor) -> Tensor:
     Returns:
         The classes, int64, (n,), on the CPU.
     """
-    was_training, device = model.training, next(model.parameters()).device
-    model.eval()
-    classes = [
-        model(as_pixels(part.to(device))).argmax(dim=1).cpu() for part in torch.split(images, TEST_BATCH)
-    ]
-    model.train(was_training)
-    return torch.cat(classes)
+    device = next(model.parameters()).device
+
+    def classes(images: Tensor) -> Tensor:
+        answers: Tensor = model(as_pixels(images.to(device))).argmax(dim=1)
+        return answers.cpu()
+
+    return torch.cat(over_batches(model, classes, TEST_BATCH, images))

@@ -17,6 +17,7 @@ from alignonce.experiments.data.data_facts import DataFacts
 from alignonce.experiments.data.source import DataSource
 from alignonce.experiments.data.tokens import BYTES, TOKENIZER_FILE, Tokens, learn_tokens
 from alignonce.experiments.models.building import build_language_model
+from alignonce.experiments.tasks.evaluation import over_batches
 from alignonce.experiments.tasks.scores import BITS_PER_BYTE, Score
 from alignonce.experiments.tasks.task import Forward
 
@@ -142,21 +143,19 @@ class LanguageModelling:
         tokens, following = batch
         return F.cross_entropy(forward(tokens).flatten(0, 1), following.flatten()), {}
 
-    @torch.no_grad()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Mean cross-entropy in nats a token, and in bits a byte, on the test windows."""
-        was_training = model.training
-        model.eval()
-        nats = torch.zeros((), dtype=torch.float64, device=self.test_windows.device)
-        for windows in torch.split(self.test_windows.long(), _TEST_BATCH):
+
+        def sum_of_losses(windows: Tensor) -> Tensor:
             logits = model(windows[:, :-1]).flatten(0, 1)
-            nats += F.cross_entropy(logits, windows[:, 1:].flatten(), reduction="sum")
-        model.train(was_training)
-        following = self.test_windows[:, 1:].long()
-        bits = float(nats) / math.log(2)
+            return F.cross_entropy(logits, windows[:, 1:].flatten(), reduction="sum").double()
+
+        windows = self.test_windows.long()
+        nats = float(torch.stack(over_batches(model, sum_of_losses, _TEST_BATCH, windows)).sum())
+        following = windows[:, 1:]
         return {
-            "test_loss": float(nats) / following.numel(),
-            "test_bits_per_byte": bits / float(self.byte_lengths[following].sum()),
+            "test_loss": nats / following.numel(),
+            "test_bits_per_byte": nats / math.log(2) / float(self.byte_lengths[following].sum()),
         }
 
     @classmethod

@@ -15,6 +15,7 @@ from alignonce.experiments.data.data_facts import DataFacts
 from alignonce.experiments.data.source import DataSource
 from alignonce.experiments.data.tables import TableData, load_table
 from alignonce.experiments.models.building import build_run_model
+from alignonce.experiments.tasks.evaluation import over_batches
 from alignonce.experiments.tasks.scores import ACCURACY, VARIANCE_EXPLAINED, Score
 from alignonce.experiments.tasks.task import Forward
 
@@ -99,14 +100,13 @@ class Tabular:
         hits = (outputs.detach().argmax(dim=1) == targets).sum()
         return F.cross_entropy(outputs, targets), {"accuracy": hits}
 
-    @torch.no_grad()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """The loss on the test rows; and the fraction of right answers, or the part of variance explained."""
-        was_training = model.training
-        model.eval()
-        targets = self.data.test_targets
-        loss, scores = self.loss(model, (_as_pixels(self.data.test_inputs), targets))
-        model.train(was_training)
+        rows, targets = self.data.test_inputs, self.data.test_targets
+        # All rows at once: they are few.
+        ((loss, scores),) = over_batches(
+            model, lambda *batch: self.loss(model, batch), len(rows), _as_pixels(rows), targets
+        )
         measured = {"test_loss": float(loss)}
         if self.data.classes:
             return measured | {"test_accuracy": int(scores["accuracy"]) / len(targets)}

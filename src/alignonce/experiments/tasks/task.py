@@ -121,7 +121,7 @@ class Task(Protocol):
         """
 
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
-        """Test the network, in evaluation mode; its mode afterwards is as before.
+        """Test the network, in evaluation mode; it stays as it was.
 
         Args:
             model: the network.

@@ -39,6 +39,17 @@ class Part(NamedTuple):
     weight: float
     is_last: bool
 
+    def share_of(self, loss: Tensor) -> Tensor:
+        """Weigh the mean loss of the part's examples.
+
+        Args:
+            loss: the mean loss.
+
+        Returns:
+            Its share in the batch's.
+        """
+        return loss if self.weight == 1 else loss * self.weight
+
 
 def as_launched(config: _Config) -> _Config:
     """Take the number of processes from the launcher, where `torchrun` or Slurm's `srun` has started them.
@@ -179,7 +190,7 @@ class Engine:
         """
         # Processes exchange gradients once in a step, with the last part.
         with self.fabric.no_backward_sync(forward, enabled=not part.is_last):
-            self.fabric.backward(loss if part.weight == 1 else loss * part.weight)
+            self.fabric.backward(part.share_of(loss))
 
     def whole(self, model: nn.Module, build: Callable[[], nn.Module]) -> nn.Module:
         """Gather a network that is spread over the processes, all of which must call this.

@@ -1,35 +1,41 @@
-"""Training one network under one learning rule. The loop is in `train`, to be read from top to bottom."""
+"""Training runs under learning rules. The loop is in `train_runs`, to be read from top to bottom.
+
+A step of training is `OneNetwork.step`; small runs that share a shape learn at once by `Stack.step`.
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Literal, NamedTuple
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from alignonce import alignment, evolve
 from alignonce.diagnostics import Row, Tracker
 from alignonce.experiments.config.devices import device_name
-from alignonce.experiments.config.run import RunConfig, TrainingConfig
+from alignonce.experiments.config.run import RunConfig
 from alignonce.experiments.config.schedules import rate_factor
 from alignonce.experiments.config.seeds import derived_seed
 from alignonce.experiments.tasks import Task
 from alignonce.experiments.tasks.images import as_pixels, evaluate
 from alignonce.experiments.training.checkpoints import checkpoint_steps
 from alignonce.experiments.training.engine import Engine
-from alignonce.experiments.training.metrics import Measurement, Metrics, angle_deg
-from alignonce.experiments.training.resuming import ResumePoints
-from alignonce.experiments.training.run_state import RunState, own_randomness
+from alignonce.experiments.training.learner import Learner
+from alignonce.experiments.training.metrics import Metrics
+from alignonce.experiments.training.one_network import OneNetwork, build_optimizer
+from alignonce.experiments.training.randomness import own_randomness
+from alignonce.experiments.training.resuming import ResumePoints, common_points
+from alignonce.experiments.training.run_state import Run, RunState, Status
 from alignonce.experiments.training.stopping import StopRequest
 
-__all__ = ["Progress", "TrainingResult", "as_pixels", "build_optimizer", "evaluate", "train"]
-
-Status = Literal["done", "diverged", "interrupted"]
+__all__ = [
+    "Progress", "Status", "TrainingResult", "as_pixels", "build_optimizer", "evaluate", "train", "train_runs",
+]  # fmt: skip
 
 # Losses stay on the device until this many have come together: asking a GPU for each one would stall it.
 STEPS_PER_CHECK = 20
@@ -38,7 +44,10 @@ EARLY_EPOCHS = (1 / 8, 1 / 4, 1 / 2)
 
 
 class Progress(NamedTuple):
-    """How far a run is: steps taken, steps in all, and the newest test accuracy (None before the first)."""
+    """How far runs are: steps taken, steps in all, and the newest test accuracy (None before the first).
+
+    Of several runs it is the mean accuracy of those that have not diverged.
+    """
 
     step: int
     total_steps: int
@@ -62,16 +71,6 @@ class TrainingResult:
     metrics: Metrics
     model: nn.Module
     diagnostics: Sequence[Row] = ()
-
-
-class _Stopped(Exception):
-    """SIGINT, SIGTERM or SIGUSR1 came, and the step after which the run was to stop is complete."""
-
-
-class _Diverged(Exception):
-    def __init__(self, step: int) -> None:
-        super().__init__(f"the loss of step {step} is not finite")
-        self.step = step
 
 
 def train(
@@ -113,116 +112,145 @@ def train(
     engine = engine or Engine(config)
     if tracker and engine.is_sharded:
         raise ValueError("track: measures during training do not go with strategy fsdp")
-    build = partial(task.build_model, config)
-    model = build()
-    forward = engine.set_up(model)
-    task = task.for_run(config, engine.device)
-    plain_optimizer = build_optimizer(model, config)
-    optimizer = engine.set_up_optimizer(plain_optimizer)
-    # Drawn on the CPU: every device sees the same batches.
-    order = torch.Generator().manual_seed(derived_seed(config.seed, "batches"))
-    run = RunState(model, optimizer, order, Metrics() if metrics is None else metrics, tracker)
+    (result,) = train_runs(
+        OneNetwork(config, task, engine), [config], task.train_size, engine, on_progress,
+        on_checkpoint=lambda run, step, network: on_checkpoint(step, network),
+        tracker=tracker,
+        metrics=[Metrics() if metrics is None else metrics],
+        resume=[resume] if resume else None,
+    )  # fmt: skip
+    return result
 
-    steps_per_epoch = math.ceil(task.train_size / config.batch_size)
-    total_steps = steps_per_epoch * config.epochs
-    checkpoints = checkpoint_steps(config.checkpoints, total_steps)
-    warmup_steps = int(config.warmup * total_steps)
+
+class _Stopped(Exception):
+    """SIGINT, SIGTERM or SIGUSR1 came, and the step after which the runs were to stop is complete."""
+
+
+class _NoneLeft(Exception):
+    """All runs have diverged."""
+
+
+def train_runs(
+    learner: Learner,
+    configs: Sequence[RunConfig],
+    train_size: int,
+    engine: Engine,
+    on_progress: Callable[[Progress], None],
+    *,
+    on_checkpoint: Callable[[int, int, nn.Module], None],
+    metrics: Sequence[Metrics],
+    tracker: Tracker | None = None,
+    resume: Sequence[ResumePoints] | None = None,
+) -> list[TrainingResult]:
+    """Train one run, or several at once that differ in seed and learning rule only; see `train`.
+
+    A run that diverges ends there, and the others go on. The clock is common.
+
+    Args:
+        learner: the runs' networks.
+        configs: the runs.
+        train_size: training examples in an epoch.
+        engine: what the learner computes with.
+        on_progress: called every few steps.
+        on_checkpoint: called with the run's place, the step and the network at each checkpoint.
+        metrics: where the measurements of each run go.
+        tracker: called before the first step and after each, with the network of a run by itself.
+        resume: the resume points of each run.
+
+    Returns:
+        The trained networks and their measurements, in the order of `configs`.
+    """
+    shared = configs[0]
+    steps_per_epoch = math.ceil(train_size / shared.batch_size)
+    total_steps = steps_per_epoch * shared.epochs
+    checkpoints = checkpoint_steps(shared.checkpoints, total_steps)
+    warmup_steps = int(shared.warmup * total_steps)
     early = {math.ceil(part * steps_per_epoch) for part in EARLY_EPOCHS} - {steps_per_epoch}
+    # Drawn on the CPU: every device sees the same batches.
+    orders = [torch.Generator().manual_seed(derived_seed(config.seed, "batches")) for config in configs]
+    state = RunState([Run(order, place) for order, place in zip(orders, metrics, strict=True)])
     start = time.perf_counter()
-    status: Status = "done"
-    losses: list[Tensor] = []
-
-    def learn(batch: Tensor) -> None:
-        """Make one step of training."""
-        factor = rate_factor(config.schedule, run.step, total_steps, warmup_steps)
-        for group in plain_optimizer.param_groups:
-            group["lr"] = config.learning_rate * factor
-        optimizer.zero_grad()
-        for part in engine.parts(batch):
-            loss, scores = task.loss(forward, task.batch(part.examples))
-            engine.backward(forward, loss, part)
-            run.add(part, loss.detach(), scores)
-        engine.clip(forward, optimizer)
-        optimizer.step()
-        run.step += 1
-        evolve(model, run.step)
-        losses.append(run.take_loss())
 
     def report() -> None:
+        known = [run.tests["test_accuracy"] for _, run in state.going_on() if "test_accuracy" in run.tests]
         if engine.is_first:
-            on_progress(Progress(run.step, total_steps, run.metrics.last("test_accuracy")))
+            on_progress(Progress(state.step, total_steps, fmean(known) if known else None))
 
     def collect_losses() -> None:
-        """Fetch the losses that are still on the device; raise at the first that is not finite."""
-        values = engine.mean(torch.stack(losses)).tolist() if losses else []
-        first = run.step - len(values) + 1
-        losses.clear()
-        for at, value in enumerate(values, start=first):
-            run.metrics.extend([Measurement(at, at / steps_per_epoch, "step_loss", "", value)])
-            if not math.isfinite(value):
-                raise _Diverged(at)
-        run.losses.extend(values)
+        """Fetch the losses that are still on the device; end the runs where one is not finite."""
+        count = len(state.losses)
+        values = engine.mean(torch.stack(state.losses, dim=-1)).view(-1, count).tolist() if count else []
+        state.losses.clear()
+        for i, run in state.going_on() if count else ():
+            run.take_losses(values[i], state.step - count + 1, steps_per_epoch)
+        if not state.going_on():
+            raise _NoneLeft
 
     def measure() -> None:
-        """Measure the network as it is now: on test data, and its alignment layer by layer."""
-        with engine.fabric.autocast():
-            rows = [(name, "", value) for name, value in task.evaluate(model).items()]
-        for layer, cosine in alignment(model).items():
-            rows += [("cosine", layer, cosine), ("angle_deg", layer, angle_deg(cosine))]
-        rows += [("seconds", "", time.perf_counter() - start)]
-        run.metrics.extend(Measurement(run.step, run.step / steps_per_epoch, *row) for row in rows)
+        """Measure the networks as they are now: on test data, and their alignment layer by layer."""
+        measured = learner.measure()
+        seconds = time.perf_counter() - start
+        for i, run in state.going_on():
+            run.take_measures(state.step, steps_per_epoch, measured[i], seconds)
 
     def look() -> None:
-        """Let the tracker and the checkpoints see the network, unless it is known to be broken by now."""
-        if run.step in checkpoints or (tracker and tracker.due(run.step)):
+        """Let the tracker and the checkpoints see the networks, unless they are known to be broken by now."""
+        if state.step in checkpoints or (tracker and tracker.due(state.step)):
             collect_losses()
             report()
         if tracker:
-            tracker(run.step, model)
-        if run.step in checkpoints:
-            whole = engine.whole(model, build)
-            if engine.is_first:
-                on_checkpoint(run.step, whole)
+            tracker(state.step, learner.network(0))
+        if state.step in checkpoints:
+            for i, _ in state.going_on():
+                network = learner.network(i)
+                if engine.is_first:
+                    on_checkpoint(i, state.step, network)
 
     def save_or_stop() -> None:
-        """Write a resume point if it is time for one, and stop if that was asked for."""
-        if engine.processes > 1 and losses:
+        """Write resume points if it is time for them, and stop if that was asked for."""
+        if engine.processes > 1 and state.losses:
             return  # they decide together, which takes time: only where they have just exchanged losses
         stopping = engine.any(stop.asked)
-        if resume and (stopping or engine.any(resume.due(run.step))):
+        if resume and (stopping or engine.any(any(points.due(state.step) for points in resume))):
             collect_losses()
-            point = run.capture(engine, time.perf_counter() - start)
-            if engine.is_first:
-                resume.write(point)
+            more = {"seconds": time.perf_counter() - start, "diagnostics": tracker.rows if tracker else []}
+            for i, points in enumerate(resume):
+                point = state.point(i, learner.state(i), engine)
+                if engine.is_first:
+                    points.write(replace(point, facts={**point.facts, **more}))
         if stopping:
             raise _Stopped
 
     with (
-        own_randomness(engine.device, derived_seed(config.seed, f"noise/{engine.fabric.global_rank}")),
+        own_randomness(engine.device, derived_seed(shared.seed, f"noise/{engine.fabric.global_rank}")),
         StopRequest() as stop,
     ):
         try:
-            point = resume.newest() if resume else None
-            if point is None:
+            points = common_points(resume) if resume else None
+            if points is None:
                 measure()
                 look()
             else:
-                run.restore(point, engine)
-                start -= point.facts["seconds"]
-            for epoch in range(run.epoch, config.epochs):
-                run.epoch = epoch
-                done = run.step - run.epoch * steps_per_epoch
+                learner.load(points)
+                state.restore(points, engine)
+                start -= points[0].facts["seconds"]
+                if tracker:
+                    tracker.rows[:] = [Row(*row) for row in points[0].facts["diagnostics"]]
+                collect_losses()
+            for epoch in range(state.epoch, shared.epochs):
+                state.epoch = epoch
+                done = state.step - state.epoch * steps_per_epoch
                 if done == 0:
-                    run.losses, run.scores = [], {}
-                run.order_before = order.get_state()
-                examples = torch.randperm(task.train_size, generator=order).to(engine.device)
+                    state.begin_epoch()
+                examples = state.draw_order(train_size).to(engine.device)
 
-                for batch in torch.split(examples, config.batch_size)[done:]:
-                    learn(batch)
-                    if len(losses) == STEPS_PER_CHECK:
+                for batch in torch.split(examples, shared.batch_size, dim=-1)[done:]:
+                    factor = rate_factor(shared.schedule, state.step, total_steps, warmup_steps)
+                    state.add(*learner.step(batch, shared.learning_rate * factor, state.step + 1))
+                    if len(state.losses) == STEPS_PER_CHECK:
                         collect_losses()
                         report()
-                    if run.step in early:
+                    if state.step in early:
                         collect_losses()
                         measure()
                     look()
@@ -230,49 +258,36 @@ def train(
 
                 collect_losses()
                 save_or_stop()
-                means = {"loss": sum(run.losses) / len(run.losses)} | run.mean_scores(engine, task.train_size)
-                run.metrics.extend(
-                    Measurement(run.step, run.step / steps_per_epoch, f"train_{name}", "", mean)
-                    for name, mean in means.items()
-                )
+                scores = {name: value.tolist() for name, value in state.all_scores(engine).items()}
+                for i, run in state.going_on():
+                    means = {name: sums[i] / train_size for name, sums in scores.items()}
+                    run.finish_epoch(state.step, steps_per_epoch, means)
                 measure()
                 report()
-            if not math.isfinite(run.metrics.last("test_loss") or 0.0):
-                # The very last step broke the network: no further batch is there to show it.
-                raise _Diverged(run.step)
-        except _Diverged as divergence:
-            status, run.step = "diverged", divergence.step
+            for _, run in state.going_on():
+                if not math.isfinite(run.tests.get("test_loss", 0.0)):
+                    # The very last step broke the network: no further batch is there to show it.
+                    run.end("diverged", state.step)
+        except _NoneLeft:
+            pass
         except (_Stopped, KeyboardInterrupt) as stopped:
             if engine.processes > 1 and isinstance(stopped, KeyboardInterrupt):
                 raise  # the other processes are elsewhere
-            status = "interrupted"
-            try:
+            with suppress(_NoneLeft):
                 collect_losses()
-            except _Diverged as divergence:
-                status, run.step = "diverged", divergence.step
+            for _, run in state.going_on():
+                run.end("interrupted", state.step)
     seconds = time.perf_counter() - start
-    whole = engine.whole(model, build)
-    rows = tracker.rows if tracker is not None else ()
-    return TrainingResult(
-        status, run.step, total_steps, seconds, device_name(engine.device), run.metrics, whole, rows
-    )
-
-
-def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """Make the optimiser. It sees forward weights only: feedback weights are buffers.
-
-    Args:
-        model: the network.
-        config: names the optimiser and its settings.
-
-    Returns:
-        The optimiser, in its fused form, one call for all weights, where there is one.
-    """
-    weights, rate, decay = list(model.parameters()), config.learning_rate, config.weight_decay
-    if config.optimizer == "adam":
-        return torch.optim.Adam(weights, lr=rate, weight_decay=decay, fused=True)
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(weights, lr=rate, weight_decay=decay, fused=True)
-    # PyTorch has no fused SGD for weights that are spread over processes.
-    fused = not any(hasattr(weight, "to_local") for weight in weights)
-    return torch.optim.SGD(weights, lr=rate, momentum=config.momentum, weight_decay=decay, fused=fused)
+    return [
+        TrainingResult(
+            run.status,
+            state.step if run.ended is None else run.ended,
+            total_steps,
+            seconds,
+            device_name(engine.device),
+            run.metrics,
+            learner.network(i),
+            tracker.rows if tracker is not None else (),
+        )
+        for i, run in enumerate(state.runs)
+    ]

@@ -21,7 +21,7 @@ import re
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,8 +96,11 @@ class ResumePoints:
         """
         return bool(_points(self.folder))
 
-    def newest(self) -> ResumePoint | None:
+    def newest(self, at_most: int | None = None) -> ResumePoint | None:
         """Read the newest point that is undamaged.
+
+        Args:
+            at_most: updates made; later points are passed over.
 
         Returns:
             The point; None if there has never been one.
@@ -105,7 +108,7 @@ class ResumePoints:
         Raises:
             ValueError: there are points, and all of them are damaged.
         """
-        folders = _points(self.folder)
+        folders = [path for path in _points(self.folder) if at_most is None or _step(path) <= at_most]
         for folder in reversed(folders):
             try:
                 point = _read(folder)
@@ -203,11 +206,48 @@ def read_identity(run: Path) -> dict[str, Any] | None:
     return identity
 
 
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Pick the tensors of a point whose names begin with a prefix.
+
+    Args:
+        prefix: such as `model/`.
+        tensors: the point's.
+
+    Returns:
+        Those tensors, by the rest of their names.
+    """
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def common_points(resume: Sequence[ResumePoints]) -> list[ResumePoint] | None:
+    """Read the newest points of runs that learn together, all after the same step.
+
+    Args:
+        resume: of each run.
+
+    Returns:
+        One for each run; None if they have none in common.
+    """
+    step: int | None = None
+    while True:
+        points = [one.newest(step) for one in resume]
+        found = [point for point in points if point is not None]
+        if len(found) < len(points):
+            return None
+        if len({point.step for point in found}) == 1:
+            return found
+        step = min(point.step for point in found)
+
+
 def _points(folder: Path) -> list[Path]:
     return sorted(
         (path for path in folder.glob("step-*") if _NAME.fullmatch(path.name) and path.is_dir()),
-        key=lambda path: int(path.name[5:]),
+        key=_step,
     )
+
+
+def _step(point: Path) -> int:
+    return int(point.name.removeprefix("step-"))
 
 
 def _write(folder: Path, point: ResumePoint) -> None:
@@ -256,7 +296,10 @@ def _checksum(file: Path) -> str:
 
 def _flush(path: Path) -> None:
     """Bring a file or a folder to the disk: after a power cut, what was moved into place must be there."""
-    descriptor = os.open(path, os.O_RDONLY)
+    folder = path.is_dir()
+    if folder and os.name == "nt":
+        return  # Windows opens no folders, and flushes only what may be written
+    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

@@ -1,187 +1,165 @@
-"""Everything that changes while a run goes on: what a resume point must hold."""
+"""Everything about runs that changes while they go on, beside their networks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from alignonce.diagnostics import Row, Tracker
-from alignonce.experiments.training.engine import Engine, Part
-from alignonce.experiments.training.metrics import Measurement, Metrics
-from alignonce.experiments.training.resuming import ResumePoint
-from alignonce.experiments.training.state import (
-    load_model_state,
-    load_optimizer_state,
-    model_state,
-    optimizer_state,
-)
+from alignonce.experiments.training.engine import Engine
+from alignonce.experiments.training.learner import Measured
+from alignonce.experiments.training.metrics import Measurement, Metrics, angle_deg
+from alignonce.experiments.training.resuming import ResumePoint, under
+
+Status = Literal["done", "diverged", "interrupted"]
+
+
+@dataclass
+class Run:
+    """A run between two steps.
+
+    `order` draws the order of the examples; `order_before` is its state before it drew that of the present
+    epoch, `losses` are those of that epoch. `tests` are the newest. `ended` is the step at which the run
+    ended before the others that learn with it, if it did.
+    """
+
+    order: torch.Generator
+    metrics: Metrics
+    status: Status = "done"
+    ended: int | None = None
+    order_before: Tensor = field(default_factory=lambda: torch.empty(0))
+    losses: list[float] = field(default_factory=list)
+    tests: Mapping[str, float] = field(default_factory=dict)
+
+    def end(self, status: Status, step: int) -> None:
+        """Note how the run ended, and where."""
+        self.status, self.ended = status, step
+
+    def take_losses(self, values: Sequence[float], first: int, steps_per_epoch: int) -> None:
+        """Note the losses from step `first` on, up to one that is not finite, which ends the run."""
+        good = next((i for i, value in enumerate(values) if not math.isfinite(value)), len(values))
+        self.metrics.extend(
+            [
+                Measurement(at, at / steps_per_epoch, "step_loss", "", value)
+                for at, value in enumerate(values[: good + 1], start=first)
+            ]
+        )
+        self.losses.extend(values)
+        if good < len(values):
+            self.end("diverged", first + good)
+
+    def take_measures(self, step: int, steps_per_epoch: int, measured: Measured, seconds: float) -> None:
+        """Note what was measured of the network as it is now."""
+        self.tests = measured.tests
+        rows = [(name, "", value) for name, value in measured.tests.items()]
+        for layer, cosine in measured.cosines.items():
+            rows += [("cosine", layer, cosine), ("angle_deg", layer, angle_deg(cosine))]
+        self.note(step, steps_per_epoch, [*rows, ("seconds", "", seconds)])
+
+    def finish_epoch(self, step: int, steps_per_epoch: int, scores: Mapping[str, float]) -> None:
+        """Note the means over an epoch."""
+        means = {"loss": sum(self.losses) / len(self.losses), **scores}
+        self.note(step, steps_per_epoch, [(f"train_{name}", "", mean) for name, mean in means.items()])
+
+    def note(self, step: int, steps_per_epoch: int, rows: Iterable[tuple[str, str, float]]) -> None:
+        """Write measurements down."""
+        self.metrics.extend([Measurement(step, step / steps_per_epoch, *row) for row in rows])
 
 
 @dataclass
 class RunState:
-    """A run between two steps.
+    """Runs that go on step by step, together.
 
-    `step` counts the updates made, `epoch` the whole passes through the examples. `order` draws the order of
-    the examples; `order_before` is its state before it drew that of the present epoch. `losses` and `scores`
-    are those of the present epoch, `part_losses` those of a step that is being made. Feedback weights, and
-    the memory of rules that change them, are part of the model's state.
+    `step` counts the updates made, `epoch` the whole passes through the examples. `losses` are those of each
+    run that are still on the device, `scores` the sums of the present epoch, as `Learner.step` gives them.
     """
 
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    order: torch.Generator
-    metrics: Metrics
-    tracker: Tracker | None = None
+    runs: list[Run]
     step: int = 0
     epoch: int = 0
-    order_before: Tensor = field(default_factory=lambda: torch.empty(0))
-    losses: list[float] = field(default_factory=list)
-    part_losses: list[Tensor] = field(default_factory=list)
+    losses: list[Tensor] = field(default_factory=list)
     scores: dict[str, Tensor] = field(default_factory=dict)
 
-    def add(self, part: Part, loss: Tensor, scores: Mapping[str, Tensor]) -> None:
-        """Note what a part of a batch gave.
+    def going_on(self) -> list[tuple[int, Run]]:
+        """The runs that have not ended, with their places."""
+        return [(i, run) for i, run in enumerate(self.runs) if run.status == "done"]
 
-        Args:
-            part: the part.
-            loss: its mean loss.
-            scores: sums over its examples.
-        """
-        self.part_losses.append(loss if part.weight == 1 else loss * part.weight)
+    def begin_epoch(self) -> None:
+        """Forget what the last epoch gave."""
+        self.scores = {}
+        for run in self.runs:
+            run.losses = []
+
+    def draw_order(self, train_size: int) -> Tensor:
+        """Draw the order of the examples of an epoch, as `Learner.step` takes them."""
+        for run in self.runs:
+            run.order_before = run.order.get_state()
+        orders = [torch.randperm(train_size, generator=run.order) for run in self.runs]
+        return torch.stack(orders) if len(orders) > 1 else orders[0]
+
+    def add(self, losses: Tensor, scores: Mapping[str, Tensor]) -> None:
+        """Note what a step gave."""
+        self.step += 1
+        self.losses.append(losses)
         for name, score in scores.items():
-            counted = score if part.weight else torch.zeros_like(score)
-            self.scores[name] = self.scores[name] + counted if name in self.scores else counted
+            self.scores[name] = self.scores[name] + score if name in self.scores else score
 
-    def take_loss(self) -> Tensor:
-        """Sum up what the parts of a batch gave.
+    def all_scores(self, engine: Engine) -> dict[str, Tensor]:
+        """The scores of all processes, which must all call this, (runs,)."""
+        return {n: engine.mean(v.double()).reshape(-1) * engine.processes for n, v in self.scores.items()}
 
-        Returns:
-            The batch's mean loss, or a process's share in it.
-        """
-        parts, self.part_losses = self.part_losses, []
-        return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
-
-    def mean_scores(self, engine: Engine, examples: int) -> dict[str, float]:
-        """Average the scores of an epoch; all processes must call this.
+    def point(
+        self, index: int, state: tuple[dict[str, Tensor], list[dict[str, Any]]], engine: Engine
+    ) -> ResumePoint:
+        """Make a resume point; all processes must call this.
 
         Args:
+            index: of the run.
+            state: of its network, from `Learner.state`.
             engine: what the run is computed with.
-            examples: how many there are in an epoch.
 
         Returns:
-            Means by name.
+            The point, in each process the same.
         """
-        return {name: float(score) / examples for name, score in self._all_scores(engine).items()}
-
-    def _all_scores(self, engine: Engine) -> dict[str, Tensor]:
-        return {name: engine.mean(v.double()) * engine.processes for name, v in self.scores.items()}
-
-    def capture(self, engine: Engine, seconds: float) -> ResumePoint:
-        """Copy the state; all processes must call this.
-
-        Args:
-            engine: what the run is computed with.
-            seconds: time that the run has taken so far.
-
-        Returns:
-            The state, in each process the same.
-        """
-        optimizer, groups = optimizer_state(self.optimizer)
-        tensors = {f"model/{name}": value for name, value in model_state(self.model).items()}
-        tensors |= {f"optimizer/{name}": value for name, value in optimizer.items()}
-        tensors |= {f"score/{name}": value.cpu() for name, value in self._all_scores(engine).items()}
-        tensors |= {f"random/{name}": value for name, value in _random_states(engine).items()}
-        tensors["order"] = self.order_before
+        run, (tensors, optimizer) = self.runs[index], state
+        tensors |= {
+            f"score/{name}": value[index].cpu().clone() for name, value in self.all_scores(engine).items()
+        }
         facts = {
             "epoch": self.epoch,
-            "seconds": seconds,
             "processes": engine.processes,
-            "losses": self.losses,
-            "optimizer": groups,
+            "status": run.status,
+            "ended": run.ended,
+            "losses": run.losses,
+            "optimizer": optimizer,
             "precision": engine.fabric.strategy.precision.state_dict(),
-            "metrics": list(self.metrics),
-            "diagnostics": self.tracker.rows if self.tracker else [],
+            "metrics": list(run.metrics),
         }
-        return ResumePoint(self.step, tensors, facts)
+        return ResumePoint(self.step, tensors | {"order": run.order_before}, facts)
 
-    def restore(self, point: ResumePoint, engine: Engine) -> None:
-        """Go on from a resume point; all processes must call this.
+    def restore(self, points: Sequence[ResumePoint], engine: Engine) -> None:
+        """Go on from resume points; all processes must call this.
 
         Args:
-            point: from `capture` of the same run, perhaps on another number of processes.
-            engine: what the run is computed with now.
-
-        Raises:
-            ValueError: the number of processes is another, and what is learnt depends on it.
+            points: of all the runs, after one step.
+            engine: what the runs are computed with now.
         """
-        facts = point.facts
-        if facts["processes"] != engine.processes and _has_batch_statistics(self.model):
-            raise ValueError(
-                f"resume: the run was on {facts['processes']} processes, now there are {engine.processes}; "
-                "its network has norm layers with statistics over a process's part of a batch and would "
-                "learn otherwise: go on with as many processes as before"
-            )
-        load_model_state(self.model, _under("model/", point.tensors))
-        load_optimizer_state(self.optimizer, _under("optimizer/", point.tensors), facts["optimizer"])
         # What all processes together have counted so far goes on with the first of them.
         share = 1 if engine.is_first else 0
-        scores = _under("score/", point.tensors)
-        self.scores = {name: score.to(engine.device) * share for name, score in scores.items()}
-        _restore_random_states(engine, _under("random/", point.tensors))
-        self.order.set_state(point.tensors["order"])
-        self.step, self.epoch, self.losses = point.step, facts["epoch"], list(facts["losses"])
-        engine.fabric.strategy.precision.load_state_dict(facts["precision"])
-        self.metrics.extend(Measurement(*row) for row in facts["metrics"])
-        if self.tracker:
-            self.tracker.rows[:] = [Row(*row) for row in facts["diagnostics"]]
-
-
-@contextmanager
-def own_randomness(device: torch.device, seed: int) -> Iterator[None]:
-    """Within the context, the global random state, which dropout draws from, depends on the seed alone.
-
-    Args:
-        device: whose random state counts, besides the CPU's.
-        seed: the seed.
-    """
-    generators = _generators(device)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        for generator in generators.values():
-            generator.manual_seed(seed)
-        yield
-
-
-def _generators(device: torch.device) -> dict[str, torch.Generator]:
-    generators = {"cpu": torch.default_generator}
-    if device.type == "cuda":
-        generators["cuda"] = torch.cuda.default_generators[device.index or 0]
-    return generators
-
-
-def _random_states(engine: Engine) -> dict[str, Tensor]:
-    """By `KIND/PROCESS`: the global random states of all processes."""
-    states: dict[str, Tensor] = {}
-    for kind, generator in _generators(engine.device).items():
-        each = engine.from_each(generator.get_state())
-        states |= {f"{kind}/{rank}": state.cpu() for rank, state in enumerate(each)}
-    return states
-
-
-def _restore_random_states(engine: Engine, states: Mapping[str, Tensor]) -> None:
-    for kind, generator in _generators(engine.device).items():
-        # A process more than there were, or another device, keeps the state that its seed gives.
-        state = states.get(f"{kind}/{engine.fabric.global_rank}")
-        if state is not None:
-            generator.set_state(state)
-
-
-def _has_batch_statistics(model: nn.Module) -> bool:
-    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        scores = [under("score/", point.tensors) for point in points]
+        for name in scores[0]:
+            sums = torch.stack([own[name] for own in scores]) if len(scores) > 1 else scores[0][name]
+            self.scores[name] = sums.to(engine.device) * share
+        self.step, self.epoch = points[0].step, points[0].facts["epoch"]
+        engine.fabric.strategy.precision.load_state_dict(points[0].facts["precision"])
+        for run, point in zip(self.runs, points, strict=True):
+            run.order.set_state(point.tensors["order"])
+            run.losses = list(point.facts["losses"])
+            # Points of earlier versions have no status: a run by itself that had ended wrote none.
+            run.status, run.ended = point.facts.get("status", "done"), point.facts.get("ended")
+            run.metrics.extend(Measurement(*row) for row in point.facts["metrics"])
+            run.tests = {row.metric: row.value for row in run.metrics if row.metric.startswith("test_")}

@@ -62,6 +62,18 @@ class StackedNetworks:
             weight.grad = gradients[name]
         return losses, scores
 
+    def clip(self, norm: float) -> None:
+        """Shorten the gradient of each network, as `torch.nn.utils.clip_grad_norm_` does for one.
+
+        Args:
+            norm: the largest that is allowed.
+        """
+        gradients = [weight.grad for weight in self.weights if weight.grad is not None]
+        norms = torch.stack([own.reshape(len(own), -1).norm(dim=1) for own in gradients]).norm(dim=0)
+        factors = (norm / (norms + 1e-6)).clamp(max=1)
+        for own in gradients:
+            own.mul_(factors.view(-1, *[1] * (own.dim() - 1)))
+
     def test(self, batch: Sequence[Tensor]) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Test all networks on one batch, in evaluation mode.
 
@@ -99,6 +111,17 @@ class StackedNetworks:
         for name, value in chain(network.named_parameters(), network.named_buffers()):
             value.copy_(stacked[name][index])
         return network
+
+    @torch.no_grad()
+    def put_back(self, index: int) -> None:
+        """Take over the values that a network has now.
+
+        Args:
+            index: which.
+        """
+        network, stacked = self._networks[index], self._weights | self._buffers
+        for name, value in chain(network.named_parameters(), network.named_buffers()):
+            stacked[name][index].copy_(value)
 
 
 def _loss_of(network: nn.Module, loss: _Loss) -> Callable[[_State, _State, Sequence[Tensor]], Any]:

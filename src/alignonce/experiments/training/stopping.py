@@ -10,6 +10,9 @@ import threading
 from types import FrameType
 from typing import Any
 
+# Windows has no SIGUSR1.
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+
 
 class StopRequest:
     """Within the context, these signals are remembered; a second one of them is a KeyboardInterrupt.
@@ -23,7 +26,7 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            for number in _SIGNALS:
                 # A worker whose parent decides for it has been told to ignore Ctrl-C.
                 if signal.getsignal(number) != signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._ask)

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from statistics import fmean
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from alignonce.experiments.config.devices import device_name, pick_device
 from alignonce.experiments.config.rule_specs import parse_rule
 from alignonce.experiments.config.run import RunConfig, TrainingConfig
 from alignonce.experiments.config.seeds import derived_seed
-from alignonce.experiments.data.image_data import ImageData
 from alignonce.experiments.tasks import Task
 from alignonce.experiments.tasks.images import as_pixels
-from alignonce.experiments.training.checkpoints import checkpoint_steps
-from alignonce.experiments.training.loop import (
-    EARLY_EPOCHS,
-    STEPS_PER_CHECK,
-    Progress,
-    Status,
-    TrainingResult,
-    build_optimizer,
-)
-from alignonce.experiments.training.metrics import Measurement, Metrics, angle_deg
+from alignonce.experiments.training.engine import Engine
+from alignonce.experiments.training.learner import Measured
+from alignonce.experiments.training.loop import Progress, TrainingResult, build_optimizer, train_runs
+from alignonce.experiments.training.metrics import Metrics
+from alignonce.experiments.training.resuming import ResumePoint, ResumePoints, under
 from alignonce.experiments.training.stacked import StackedNetworks
-from alignonce.experiments.training.stopping import StopRequest
+from alignonce.experiments.training.state import (
+    load_model_state,
+    load_optimizer_state,
+    model_state,
+    optimizer_state,
+)
 
 # Test images times networks that are computed at once, so that testing takes no more memory than training.
 _TESTED_AT_ONCE = 10_000
@@ -41,7 +34,7 @@ _NETWORKS = ("mlp", "resnet")
 _KNOWN_SETTINGS = {
     "model", "depth", "width", "init", "shortcuts", "hidden_norm", "norms", "data", "limit", "epochs",
     "batch_size", "optimizer", "learning_rate", "momentum", "weight_decay", "feedback_scale", "device",
-    "checkpoints",
+    "checkpoints", "schedule", "warmup", "clip", "augment",
 }  # fmt: skip
 
 
@@ -93,13 +86,13 @@ def train_together(
     *,
     on_checkpoint: Callable[[int, int, nn.Module], None] = lambda run, step, network: None,
     metrics: Sequence[Metrics] | None = None,
+    resume: Sequence[ResumePoints] | None = None,
 ) -> list[TrainingResult]:
     """Train the runs of a group at once, each to the result that `train` gives, up to rounding.
 
     Each run has the forward weights, the feedback weights and the batches of its own seed. A run that
-    diverges ends there, and the others go on. SIGINT (Ctrl-C) and SIGTERM end all of them as `interrupted`,
-    after the present step; a second one at once. The clock is common: `seconds` of each run are those of all
-    of them.
+    diverges ends there, and the others go on. Signals end all of them as `interrupted`, as in `train`. The
+    clock is common: `seconds` of each run are those of all of them.
 
     Args:
         configs: the runs, of one of the groups of `groups_of`.
@@ -108,6 +101,7 @@ def train_together(
         on_checkpoint: called with the run's position in `configs`, the step and the network at each
             checkpoint of the configuration.
         metrics: where the measurements of each run go; None makes places for them.
+        resume: the resume points of each run: they go on from the newest that all of them have.
 
     Returns:
         The trained networks and their measurements, in the order of `configs`.
@@ -117,169 +111,108 @@ def train_together(
     """
     _check_group(configs)
     shared = configs[0]
-    device = pick_device(shared.device)
-    models = [task.build_model(config).to(device) for config in configs]
-    task = task.for_run(shared, device)
+    engine = Engine(shared)
     if task.images is None:
         raise ValueError(f"runs that train together learn images, got task {shared.task}")
-    images = task.images
-    start = time.perf_counter()
-    networks = StackedNetworks(models, task.loss)
-    # Adam, AdamW and SGD treat each number by itself, so that one of them serves all runs.
-    optimizer = build_optimizer(networks.weights, shared)
-    generators = [torch.Generator().manual_seed(derived_seed(c.seed, "batches")) for c in configs]
-
-    steps_per_epoch = math.ceil(task.train_size / shared.batch_size)
-    total_steps = steps_per_epoch * shared.epochs
-    checkpoints = checkpoint_steps(shared.checkpoints, total_steps)
-    early = {math.ceil(part * steps_per_epoch) for part in EARLY_EPOCHS} - {steps_per_epoch}
-    places = [Metrics() for _ in configs] if metrics is None else metrics
-    runs = [_Run(index, place) for index, place in enumerate(places)]
-    step, epoch = 0, 0.0
-    losses: list[Tensor] = []
-    epoch_hits = torch.zeros(len(runs), dtype=torch.int64, device=device)
-
-    def going_on() -> list[_Run]:
-        return [run for run in runs if run.status == "done"]
-
-    def collect_losses() -> None:
-        """Fetch the losses that are still on the device; end the runs that have diverged."""
-        values = torch.stack(losses, dim=1).tolist() if losses else [[] for _ in runs]
-        first = step - len(losses) + 1
-        losses.clear()
-        for run in going_on():
-            run.take_losses(values[run.index], first, steps_per_epoch)
-        if not going_on():
-            raise _NoneLeft
-
-    def measure() -> None:
-        """Measure the networks as they are now: on the test images, and their alignment layer by layer."""
-        test_losses, test_accuracies = _test(networks, images, len(runs))
-        cosines = networks.cosines()
-        for run in going_on():
-            i = run.index
-            run.test_loss, run.test_accuracy = test_losses[i], test_accuracies[i]
-            rows = [("test_loss", "", run.test_loss), ("test_accuracy", "", run.test_accuracy)]
-            for layer, values in cosines.items():
-                rows += [("cosine", layer, values[i]), ("angle_deg", layer, angle_deg(values[i]))]
-            rows += [("seconds", "", time.perf_counter() - start)]
-            run.metrics.extend([Measurement(step, epoch, *row) for row in rows])
-
-    def keep_checkpoints() -> None:
-        if step in checkpoints:
-            collect_losses()
-            for run in going_on():
-                on_checkpoint(run.index, step, networks.network(run.index))
-
-    def report() -> None:
-        on_progress(Progress(step, total_steps, fmean(run.test_accuracy for run in going_on())))
-
-    with StopRequest() as stop:
-        try:
-            measure()
-            keep_checkpoints()
-            for _ in range(shared.epochs):
-                orders = [torch.randperm(task.train_size, generator=generator) for generator in generators]
-                for run in runs:
-                    run.epoch_losses.clear()
-                epoch_hits.zero_()
-
-                for batch in torch.stack(orders).to(device).split(shared.batch_size, dim=1):
-                    step_losses, scores = networks.learn(task.batch(batch))
-                    optimizer.step()
-                    step += 1
-
-                    epoch = step / steps_per_epoch
-                    losses.append(step_losses)
-                    epoch_hits += scores["accuracy"]
-                    if len(losses) == STEPS_PER_CHECK:
-                        collect_losses()
-                        report()
-                    if step in early:
-                        collect_losses()
-                        measure()
-                    keep_checkpoints()
-                    if stop.asked:
-                        raise KeyboardInterrupt
-
-                collect_losses()
-                for run, right in zip(runs, epoch_hits.tolist(), strict=True):
-                    run.finish_epoch(step, epoch, right / task.train_size)
-                measure()
-                report()
-            for run in going_on():
-                if not math.isfinite(run.test_loss):
-                    # The very last step broke the network: no further batch is there to show it.
-                    run.end("diverged", step)
-        except _NoneLeft:
-            pass
-        except KeyboardInterrupt:
-            with suppress(_NoneLeft):
-                collect_losses()
-            for run in going_on():
-                run.end("interrupted", step)
-    seconds = time.perf_counter() - start
-    return [
-        TrainingResult(
-            run.status,
-            step if run.step is None else run.step,
-            total_steps,
-            seconds,
-            device_name(device),
-            run.metrics,
-            networks.network(run.index),
-        )
-        for run in runs
-    ]
+    return train_runs(
+        Stack(configs, task, engine), configs, task.train_size, engine, on_progress,
+        on_checkpoint=on_checkpoint,
+        metrics=[Metrics() for _ in configs] if metrics is None else metrics,
+        resume=resume,
+    )  # fmt: skip
 
 
-class _NoneLeft(Exception):
-    """All runs have diverged."""
+class Stack:
+    """The networks of a group's runs, stacked, and one optimiser; see `Learner` for what the methods are.
 
+    Args:
+        configs: the runs.
+        task: what is to be learnt.
+        engine: what to compute with.
+    """
 
-@dataclass
-class _Run:
-    """What is known of one run of a group; `step` is where it ended before the others, if it did."""
+    def __init__(self, configs: Sequence[RunConfig], task: Task, engine: Engine) -> None:
+        self._clip, self._augments = configs[0].clip, configs[0].augment != "none"
+        self._models = [task.build_model(config).to(engine.device) for config in configs]
+        self._task = task.for_run(configs[0], engine.device)
+        self._networks = StackedNetworks(self._models, task.loss)
+        # Adam, AdamW and SGD treat each number by itself, so that one of them serves all runs.
+        self._optimizer = build_optimizer(self._networks.weights, configs[0])
+        self._noise = [torch.Generator().manual_seed(derived_seed(c.seed, "noise/0")) for c in configs]
 
-    index: int
-    metrics: Metrics
-    status: Status = "done"
-    step: int | None = None
-    test_loss: float = math.nan
-    test_accuracy: float = math.nan
-    epoch_losses: list[float] = field(default_factory=list)
+    def step(self, examples: Tensor, rate: float, number: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Make one step of training."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        losses, scores = self._networks.learn(self._batch(examples.view(len(self._models), -1)))
+        if self._clip is not None:
+            self._networks.clip(self._clip)
+        self._optimizer.step()
+        return losses, scores
 
-    def end(self, status: Status, step: int) -> None:
-        self.status, self.step = status, step
+    def _batch(self, examples: Tensor) -> tuple[Tensor, ...]:
+        """The batches of all runs, stacked; what is random in each is that of its own run."""
+        if not self._augments:
+            return self._task.batch(examples)
+        batches = []
+        for generator, own in zip(self._noise, examples, strict=True):
+            torch.default_generator.set_state(generator.get_state())
+            batches.append(self._task.batch(own))
+            generator.set_state(torch.default_generator.get_state())
+        return tuple(torch.stack(parts) for parts in zip(*batches, strict=True))
 
-    def take_losses(self, values: Sequence[float], first: int, steps_per_epoch: int) -> None:
-        """Record the losses from step `first` on, up to one that is not finite, which ends the run."""
-        good = next((i for i, value in enumerate(values) if not math.isfinite(value)), len(values))
-        self.metrics.extend(
-            Measurement(at, at / steps_per_epoch, "step_loss", "", value)
-            for at, value in enumerate(values[: good + 1], start=first)
-        )
-        self.epoch_losses.extend(values)
-        if good < len(values):
-            self.end("diverged", first + good)
+    def measure(self) -> list[Measured]:
+        """Test the networks, and measure their alignment."""
+        tests, cosines = self._test(), self._networks.cosines()
+        return [
+            Measured(own, {layer: values[i] for layer, values in cosines.items()})
+            for i, own in enumerate(tests)
+        ]
 
-    def finish_epoch(self, step: int, epoch: float, accuracy: float) -> None:
-        if self.status == "done":
-            rows = [("train_loss", "", fmean(self.epoch_losses)), ("train_accuracy", "", accuracy)]
-            self.metrics.extend([Measurement(step, epoch, *row) for row in rows])
+    def _test(self) -> list[dict[str, float]]:
+        """Mean cross-entropy of each network on the test images, and its fraction of right answers."""
+        data = self._task.images
+        assert data is not None  # for the type checker: train_together has looked
+        images, labels = data.test_images, data.test_labels
+        count = len(self._models)
+        loss = torch.zeros(count, dtype=torch.float64, device=labels.device)
+        hits = torch.zeros(count, dtype=torch.int64, device=labels.device)
+        size = max(1, _TESTED_AT_ONCE // count)
+        for some_images, some_labels in zip(images.split(size), labels.split(size), strict=True):
+            means, scores = self._networks.test((as_pixels(some_images), some_labels))
+            loss += means.double() * len(some_labels)
+            hits += scores["accuracy"]
+        size = len(labels)
+        return [
+            {"test_loss": own_loss, "test_accuracy": right / size}
+            for own_loss, right in zip((loss / size).tolist(), hits.tolist(), strict=True)
+        ]
 
+    def network(self, run: int) -> nn.Module:
+        """Take a network out of the stack."""
+        return self._networks.network(run)
 
-def _test(networks: StackedNetworks, data: ImageData, count: int) -> tuple[list[float], list[float]]:
-    """Mean cross-entropy of each network on the test images, and its fraction of right answers."""
-    images, labels = data.test_images, data.test_labels
-    loss = torch.zeros(count, dtype=torch.float64, device=labels.device)
-    hits = torch.zeros(count, dtype=torch.int64, device=labels.device)
-    size = max(1, _TESTED_AT_ONCE // count)
-    for some_images, some_labels in zip(images.split(size), labels.split(size), strict=True):
-        means, scores = networks.test((as_pixels(some_images), some_labels))
-        loss += means.double() * len(some_labels)
-        hits += scores["accuracy"]
-    return (loss / len(labels)).tolist(), [right / len(labels) for right in hits.tolist()]
+    def state(self, run: int) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+        """Copy what is the run's, as a run by itself has it."""
+        optimizer, groups = optimizer_state(self._optimizer)
+        tensors = {f"model/{name}": value for name, value in model_state(self.network(run)).items()}
+        for name, value in optimizer.items():
+            # A number for all of them is how many steps there were.
+            tensors[f"optimizer/{name}"] = value[run].clone() if value.dim() else value
+        return tensors | {"random/cpu/0": self._noise[run].get_state()}, groups
+
+    def load(self, points: Sequence[ResumePoint]) -> None:
+        """Put the runs' states back into the stack."""
+        for run, (model, point) in enumerate(zip(self._models, points, strict=True)):
+            load_model_state(model, under("model/", point.tensors))
+            self._networks.put_back(run)
+            self._noise[run].set_state(point.tensors["random/cpu/0"])
+        states = [under("optimizer/", point.tensors) for point in points]
+        stacked = {
+            name: torch.stack([state[name] for state in states]) if value.dim() else value
+            for name, value in states[0].items()
+        }
+        load_optimizer_state(self._optimizer, stacked, points[0].facts["optimizer"])
 
 
 def _obstacle(config: RunConfig) -> str:
