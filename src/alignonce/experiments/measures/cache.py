@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alignonce.experiments.data.data_facts import with_present_names
 from alignonce.experiments.facts import Measured
 from alignonce.experiments.files import write_atomically
 from alignonce.experiments.measures.groups import Group
@@ -66,13 +67,14 @@ class Part:
         """
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
-            if content["settings"] != self.settings:
+            settings = content["settings"]
+            if settings | {"data": with_present_names(settings["data"])} != self.settings:
                 return None
             return [
                 Measured(measure, item, setting, images, float(value))
                 for measure, item, setting, images, value in content["rows"]
             ]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             # No such file, or somebody else's: what it might hold is measured again.
             return None
 
