@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from alignonce.experiments.facts import Fact
+from alignonce.experiments.facts import Fact, Setting
 from alignonce.experiments.figures.painting import draw_plot
 from alignonce.experiments.figures.panels import Panel, Plot, Series, lines, mean_line, number_tables, shown
 from alignonce.experiments.figures.style import dark_page_color
@@ -17,12 +17,15 @@ def plots():
 
 
 def made_fact(seed, x, value):
-    return Fact("main", "", "fa", seed, "run", "test_accuracy", "", f"epoch={x}", 10, value)
+    return Fact(
+        part="main", rule="fa", seed=seed, group="run", measure="test_accuracy", setting=Setting.of(epoch=x),
+        images=10, value=value,
+    )  # fmt: skip
 
 
 def test_lines_have_one_series_for_each_run_in_the_order_of_places():
     facts = [made_fact(0, 2, 0.5), made_fact(0, 1, 0.25), made_fact(1, 1, 0.5)]
-    found = lines(facts, lambda fact: float(fact.setting[6:]), 100)
+    found = lines(facts, lambda fact: fact.setting.number("epoch"), 100)
     assert found == (Series("fa", 0, (25.0, 50.0), (1.0, 2.0)), Series("fa", 1, (50.0,), (1.0,)))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from alignonce.experiments.facts import AnalysisTable, Row, setting_of
+from alignonce.experiments.facts import Fact, Facts, Setting
 from alignonce.experiments.figures.painting import plain_numbers
 from alignonce.experiments.figures.special_style import (
     LineStyle,
@@ -23,7 +23,7 @@ from alignonce.experiments.figures.special_style import (
 _SIDES: dict[str, LineStyle] = {"left": "-", "right": ":"}
 
 
-def alignment_figure(table: AnalysisTable, about: str) -> Figure:
+def alignment_figure(table: Facts, about: str) -> Figure:
     """Draw the angles between a rule and backpropagation in each layer: of weights, signals, gradients.
 
     Args:
@@ -65,7 +65,7 @@ def alignment_figure(table: AnalysisTable, about: str) -> Figure:
     return figure
 
 
-def rank_figure(table: AnalysisTable, about: str) -> Figure:
+def rank_figure(table: Facts, about: str) -> Figure:
     """Draw effective ranks, and the angles between the leading subspaces of W and B.
 
     Args:
@@ -88,7 +88,7 @@ def rank_figure(table: AnalysisTable, about: str) -> Figure:
     subspaces.set_title("Subspaces of W and B")
     subspaces.set_ylabel("mean angle (degrees)")
     for side, line in _SIDES.items():
-        rows = AnalysisTable(r for r in table if r.measure.startswith(f"subspace.{side}."))
+        rows = Facts(fact for fact in table if fact.measure.startswith(f"subspace.{side}."))
         draw_lines(subspaces, rows, place, line, "")
     subspaces.set_ylim(-3, 93)
     subspaces.set_yticks(range(0, 91, 30))
@@ -100,14 +100,14 @@ def rank_figure(table: AnalysisTable, about: str) -> Figure:
     words = f"{about} dW on {images_text(table.pick(measure='rank.gradient'), 'training')}."
     if row := next((row for row in table if row.measure.startswith("subspace.")), None):
         words += (
-            f" Subspaces of the {setting_of(row, 'dimension')} leading singular vectors; a layer with no "
+            f" Subspaces of the {row.setting.text('dimension')} leading singular vectors; a layer with no "
             "more outputs has the angle 0."
         )
     add_caption(figure, words)
     return figure
 
 
-def flow_figure(table: AnalysisTable, about: str) -> Figure:
+def flow_figure(table: Facts, about: str) -> Figure:
     """Draw the norms of errors and of weight gradients in each layer, and how much they vary over depth.
 
     Args:
@@ -119,7 +119,7 @@ def flow_figure(table: AnalysisTable, about: str) -> Figure:
     """
     figure = new_figure(5.6)
     errors, weights, variance, singular = figure.subplots(2, 2).flat
-    of_rule = table.pick(setting="route=rule")
+    of_rule = table.pick(setting=Setting.of(route="rule"))
     place = _places(table, "flow.weight_norms", backwards=True)
     for axes, name, title in (
         (errors, "input", "Errors sent back, ‖dx‖"),
@@ -141,7 +141,7 @@ def flow_figure(table: AnalysisTable, about: str) -> Figure:
         axes.set_xlabel("layer, from input to output")
     variance.set_title("Variance over depth")
     rules = table.distinct("rule")
-    both = AnalysisTable(r for r in of_rule if r.measure.endswith("log_variance"))
+    both = of_rule.where(lambda fact: fact.measure.endswith("log_variance"))
     if both.values and min(both.values) > 0:
         variance.set_xscale("log")
         plain_numbers(variance.xaxis, both.values)
@@ -156,18 +156,18 @@ def flow_figure(table: AnalysisTable, about: str) -> Figure:
     return figure
 
 
-def _layers(table: AnalysisTable, measure: str, backwards: bool = False) -> list[str]:
+def _layers(table: Facts, measure: str, backwards: bool = False) -> list[str]:
     layers = table.pick(measure=measure).distinct("item")
     return layers[::-1] if backwards else layers
 
 
-def _places(table: AnalysisTable, measure: str, backwards: bool = False) -> Callable[[Row], float]:
+def _places(table: Facts, measure: str, backwards: bool = False) -> Callable[[Fact], float]:
     """Number the layers from the input on."""
     number = {layer: n for n, layer in enumerate(_layers(table, measure, backwards), start=1)}
     return lambda row: number.get(row.item, len(number))
 
 
-def _number_layers(axes: Axes, table: AnalysisTable, measure: str, backwards: bool = False) -> None:
+def _number_layers(axes: Axes, table: Facts, measure: str, backwards: bool = False) -> None:
     count = len(_layers(table, measure, backwards))
     step = 1 if count <= 6 else 2 if count <= 14 else max(1, count // 6)
     axes.set_xticks(range(1, count + 1, step))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from alignonce.experiments.facts import AnalysisTable, Row, setting_of
+from alignonce.experiments.facts import Fact, Facts, Setting
 from alignonce.experiments.figures.painting import readable
 from alignonce.experiments.figures.special_style import (
     LineStyle,
@@ -23,7 +23,7 @@ from alignonce.experiments.figures.special_style import (
 from alignonce.experiments.figures.style import rule_color, rule_label
 
 
-def generalisation_figure(table: AnalysisTable, about: str) -> Figure:
+def generalisation_figure(table: Facts, about: str) -> Figure:
     """Draw accuracy on training and test images, the gap of the loss, calibration and detection.
 
     Args:
@@ -62,7 +62,7 @@ def generalisation_figure(table: AnalysisTable, about: str) -> Figure:
     return figure
 
 
-def weights_figure(table: AnalysisTable, about: str) -> Figure:
+def weights_figure(table: Facts, about: str) -> Figure:
     """Draw test accuracy with noisy, quantised and mismatched weights.
 
     Args:
@@ -85,7 +85,7 @@ def weights_figure(table: AnalysisTable, about: str) -> Figure:
     for axes, (kind, (title, label)) in zip(grid.flat, panels.items(), strict=True):
         axes.set_title(title)
         axes.set_xlabel(label)
-        rows = AnalysisTable([*percent.pick(item="none"), *percent.pick(item=kind)])
+        rows = Facts([*percent.pick(item="none"), *percent.pick(item=kind)])
         if kind == "quantisation":
             draw_lines(axes, rows, lambda row: ([0.0, *bits]).index(_level(row)))
             axes.set_xticks(range(1 + len(bits)), ["none", *(f"{b:g}" for b in bits)])
@@ -97,13 +97,13 @@ def weights_figure(table: AnalysisTable, about: str) -> Figure:
         axes.set_ylabel("test accuracy (%)")
     grid[0, 0].set_ylim(0, 100)
     add_legend(figure, table.distinct("rule"))
-    draws = len({setting_of(r, "draw") for r in table.pick(item="noise")})
+    draws = len({r.setting.text("draw") for r in table.pick(item="noise")})
     add_caption(figure, f"{about} On {images_text(table, 'test')}; means over {draws} random draws.")
     return figure
 
 
-def _level(row: Row) -> float:
-    return float(setting_of(row, "level"))
+def _level(row: Fact) -> float:
+    return row.setting.number("level")
 
 
 # What is no line here is drawn as PGD and Square are: full, with marks.
@@ -117,7 +117,7 @@ _ROUTES = {
 }
 
 
-def corruptions_figure(table: AnalysisTable, about: str) -> Figure:
+def corruptions_figure(table: Facts, about: str) -> Figure:
     """Draw accuracy by severity, robustness relative to backpropagation, and each corruption's accuracy.
 
     Args:
@@ -134,9 +134,9 @@ def corruptions_figure(table: AnalysisTable, about: str) -> Figure:
     by_severity, relative, heat = panels["severity"], panels["relative"], panels["all"]
     percent = as_percent(table.pick(measure="accuracy"))
     by_severity.set_title("Mean over all corruptions")
-    draw_lines(by_severity, percent, lambda row: float(setting_of(row, "severity")))
+    draw_lines(by_severity, percent, lambda row: row.setting.number("severity"))
     by_severity.set_xlabel("severity   (0: clean)")
-    by_severity.set_xticks(sorted({int(setting_of(row, "severity")) for row in percent}))
+    by_severity.set_xticks(sorted({int(row.setting.number("severity")) for row in percent}))
     by_severity.set_ylabel("test accuracy (%)")
     by_severity.set_ylim(bottom=0)
     ratios = [table.pick(measure=name, item="") for name in ("mce", "relative_mce")]
@@ -155,7 +155,7 @@ def corruptions_figure(table: AnalysisTable, about: str) -> Figure:
     return figure
 
 
-def _draw_heat(axes: Axes, percent: AnalysisTable, rules: list[str]) -> None:
+def _draw_heat(axes: Axes, percent: Facts, rules: list[str]) -> None:
     names = [name for name in percent.distinct("item") if name != "none"]
     columns = ["none", *names]
     means = [
@@ -180,7 +180,7 @@ def _draw_heat(axes: Axes, percent: AnalysisTable, rules: list[str]) -> None:
     axes.set_title("Test accuracy (%), mean over severities")
 
 
-def adversarial_figure(table: AnalysisTable, about: str) -> Figure:
+def adversarial_figure(table: Facts, about: str) -> Figure:
     """Draw accuracy under attack by radius: both routes side by side, transfer, black box.
 
     Args:
@@ -193,16 +193,16 @@ def adversarial_figure(table: AnalysisTable, about: str) -> Figure:
     figure = new_figure(3.6)
     percent = as_percent(table.pick(measure="accuracy"))
     clean = percent.pick(item="none")
-    attacked = AnalysisTable(r for r in percent if r.item != "none")
-    routes = [route for route in _ROUTES if any(setting_of(r, "route") == route for r in attacked)]
+    attacked = percent.where(lambda fact: fact.item != "none")
+    routes = [route for route in _ROUTES if len(attacked.having(Setting.of(route=route)))]
     grid = figure.subplots(1, len(routes), sharey=True, squeeze=False)[0]
     for axes, route in zip(grid, routes, strict=True):
-        rows = AnalysisTable(r for r in attacked if setting_of(r, "route") == route)
+        rows = attacked.having(Setting.of(route=route))
         for attack in rows.distinct("item"):
             own = rows.pick(item=attack)
             known = set(own.distinct("rule"))
-            start = AnalysisTable(r for r in clean if r.rule in known)
-            draw_lines(axes, AnalysisTable([*start, *own]), _eps, *_STYLES.get(attack, ("-", "o")))
+            start = Facts(fact for fact in clean if fact.rule in known)
+            draw_lines(axes, Facts([*start, *own]), _eps, *_STYLES.get(attack, ("-", "o")))
         axes.set_title(_ROUTES[route])
         axes.set_xlabel("radius (1/255)")
         axes.set_xticks([0, *sorted({round(_eps(r), 3) for r in rows})])
@@ -219,7 +219,7 @@ def adversarial_figure(table: AnalysisTable, about: str) -> Figure:
     return figure
 
 
-def masking_words(table: AnalysisTable) -> str:
+def masking_words(table: Facts) -> str:
     """Say for which rules gradient masking was found.
 
     Args:
@@ -235,7 +235,7 @@ def masking_words(table: AnalysisTable) -> str:
     misled = [
         rule
         for rule in masked
-        if any(r.value and "feedback route" not in r.setting for r in verdicts.pick(rule=rule))
+        if any(r.value and "feedback route" not in r.setting.remark for r in verdicts.pick(rule=rule))
     ]
     words = []
     if blinded := [rule for rule in masked if rule not in misled]:
@@ -250,5 +250,5 @@ def masking_words(table: AnalysisTable) -> str:
     return " ".join(words)
 
 
-def _eps(row: Row) -> float:
-    return 255 * float(setting_of(row, "eps"))
+def _eps(row: Fact) -> float:
+    return 255 * row.setting.number("eps")

@@ -111,7 +111,7 @@ def dots(
         The series.
     """
     return tuple(
-        Series(fact.rule, fact.seed, (scale * fact.value,), diverged=fact[:4] in diverged) for fact in facts
+        Series(fact.rule, fact.seed, (scale * fact.value,), diverged=fact.key in diverged) for fact in facts
     )
 
 

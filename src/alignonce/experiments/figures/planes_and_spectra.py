@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from alignonce.experiments.facts import AnalysisTable, setting_of
+from alignonce.experiments.facts import Facts, Setting
 from alignonce.experiments.figures.painting import plain_numbers, readable
 from alignonce.experiments.figures.special_style import (
     add_caption,
@@ -23,7 +23,7 @@ from alignonce.experiments.figures.style import rule_color, rule_label
 _COLUMNS = 3
 
 
-def curvature_figure(table: AnalysisTable, about: str) -> Figure:
+def curvature_figure(table: Facts, about: str) -> Figure:
     """Draw the largest eigenvalues, the trace and both kinds of sharpness, rule by rule.
 
     Args:
@@ -39,9 +39,9 @@ def curvature_figure(table: AnalysisTable, about: str) -> Figure:
     found = table.pick(measure="eigenvalue")
     eigenvalues.set_title("Largest Hessian eigenvalues")
     for place, rule in enumerate(rules):
-        own = [r.value for r in found.pick(rule=rule) if setting_of(r, "rank") != "1" and r.value > 0]
+        own = [r.value for r in found.pick(rule=rule) if r.setting.text("rank") != "1" and r.value > 0]
         eigenvalues.plot(own, [place] * len(own), "o", color=rule_color(rule), markersize=3, alpha=0.55)
-    largest = AnalysisTable(r for r in found if setting_of(r, "rank") == "1")
+    largest = found.having(Setting.of(rank=1))
     draw_dots(eigenvalues, largest, rules, readable, "log")
     trace.set_title("Trace of the Hessian")
     draw_dots(trace, table.pick(measure="trace"), rules, readable, "log")
@@ -50,13 +50,13 @@ def curvature_figure(table: AnalysisTable, about: str) -> Figure:
         (adaptive, "adaptive_sharpness", "Adaptive sharpness"),
     ):
         rows = table.pick(measure=name)
-        radius = next((setting_of(r, "radius") for r in rows), "")
+        radius = next((r.setting.text("radius") for r in rows), "")
         axes.set_title(title)
         axes.set_xlabel(f"rise of the loss within radius {radius}")
         draw_dots(axes, rows, rules, readable, "log")
     eigenvalues.set_xlabel("eigenvalue   (large: the largest)")
     trace.set_xlabel("trace")
-    products = next((setting_of(r, "products") for r in found), "")
+    products = next((r.setting.text("products") for r in found), "")
     add_caption(
         figure,
         f"{about} Through exact gradients, on {images_text(table, 'training')}; {products} Hessian products.",
@@ -64,7 +64,7 @@ def curvature_figure(table: AnalysisTable, about: str) -> Figure:
     return figure
 
 
-def spectrum_figure(table: AnalysisTable, about: str) -> Figure:
+def spectrum_figure(table: Facts, about: str) -> Figure:
     """Draw the spectral density of each rule's Hessian, in units of its largest eigenvalue.
 
     Args:
@@ -78,7 +78,7 @@ def spectrum_figure(table: AnalysisTable, about: str) -> Figure:
     lowest: list[float] = []
     for axes, rule in panels:
         rows = table.pick(rule=rule, run=_first_run(table, rule))
-        at = np.array([float(setting_of(r, "eigenvalue")) for r in rows.pick(measure="density")])
+        at = np.array([r.setting.number("eigenvalue") for r in rows.pick(measure="density")])
         density = np.array(rows.pick(measure="density").values)
         largest = max(rows.pick(measure="eigenvalue").values, default=math.nan)
         axes.fill_between(
@@ -110,7 +110,7 @@ def spectrum_figure(table: AnalysisTable, about: str) -> Figure:
     return figure
 
 
-def landscape_figure(table: AnalysisTable, about: str) -> Figure:
+def landscape_figure(table: Facts, about: str) -> Figure:
     """Draw the loss on a random filter-normalised plane through each rule's solution.
 
     Args:
@@ -153,7 +153,7 @@ def landscape_figure(table: AnalysisTable, about: str) -> Figure:
     return figure
 
 
-def lines_figure(table: AnalysisTable, about: str) -> Figure | None:
+def lines_figure(table: Facts, about: str) -> Figure | None:
     """Draw loss and accuracy on the straight line between two rules' solutions.
 
     Args:
@@ -170,8 +170,8 @@ def lines_figure(table: AnalysisTable, about: str) -> Figure | None:
     left, right = figure.subplots(1, 2)
     for axes, rows, label in ((left, losses, "training loss"), (right, accuracies, "training accuracy (%)")):
         factor = 100.0 if rows is accuracies else 1.0
-        scaled = AnalysisTable(r._replace(value=factor * r.value) for r in rows)
-        draw_lines(axes, scaled, lambda row: float(setting_of(row, "alpha")))
+        scaled = Facts(r._replace(value=factor * r.value) for r in rows)
+        draw_lines(axes, scaled, lambda row: row.setting.number("alpha"))
         start = " and ".join(rule_label(rule) for rule in rows.distinct("item"))
         axes.set_xlabel(f"0: {start} … 1: the rule of the colour")
         axes.set_ylabel(label)
@@ -186,18 +186,18 @@ def lines_figure(table: AnalysisTable, about: str) -> Figure | None:
     return figure
 
 
-def _plane(table: AnalysisTable, rule: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _plane(table: Facts, rule: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rows = table.pick(rule=rule, run=_first_run(table, rule), measure="plane_loss")
-    at = {(float(setting_of(r, "x")), float(setting_of(r, "y"))): r.value for r in rows}
+    at = {(r.setting.number("x"), r.setting.number("y")): r.value for r in rows}
     x, y = (np.unique([point[i] for point in at]) for i in (0, 1))
     return x, y, np.array([[at[a, b] for a in x] for b in y])
 
 
-def _first_run(table: AnalysisTable, rule: str) -> str:
+def _first_run(table: Facts, rule: str) -> str:
     return table.pick(rule=rule).distinct("run")[0]
 
 
-def _panels(table: AnalysisTable, height: float) -> tuple[Figure, list[tuple[Axes, str]], str]:
+def _panels(table: Facts, height: float) -> tuple[Figure, list[tuple[Axes, str]], str]:
     """One panel for each rule, and a word on whose seed is drawn if there are several."""
     rules = table.distinct("rule")
     lines = math.ceil(len(rules) / _COLUMNS)

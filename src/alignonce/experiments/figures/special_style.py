@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from alignonce.experiments.facts import AnalysisTable, Row
+from alignonce.experiments.facts import Fact, Facts
 from alignonce.experiments.figures.painting import plain_numbers, readable
 from alignonce.experiments.figures.style import rule_color, rule_label
 
@@ -78,7 +78,7 @@ def line_key(label: str, line: LineStyle) -> Line2D:
     return Line2D([], [], color="#555555", label=label, linestyle=line)
 
 
-def images_text(table: AnalysisTable, kind: str = "") -> str:
+def images_text(table: Facts, kind: str = "") -> str:
     """Say on how many images rows were measured.
 
     Args:
@@ -93,7 +93,7 @@ def images_text(table: AnalysisTable, kind: str = "") -> str:
     return f"{count} {kind} images".replace("  ", " ")
 
 
-def as_percent(table: AnalysisTable) -> AnalysisTable:
+def as_percent(table: Facts) -> Facts:
     """Turn shares into percentages.
 
     Args:
@@ -102,10 +102,10 @@ def as_percent(table: AnalysisTable) -> AnalysisTable:
     Returns:
         The same rows, with values in [0, 100].
     """
-    return AnalysisTable(row._replace(value=100 * row.value) for row in table)
+    return Facts(row._replace(value=100 * row.value) for row in table)
 
 
-def series(table: AnalysisTable, x_of: Callable[[Row], float]) -> tuple[list[float], list[float]]:
+def series(table: Facts, x_of: Callable[[Fact], float]) -> tuple[list[float], list[float]]:
     """Average rows of one rule over seeds, at each place.
 
     Args:
@@ -123,7 +123,7 @@ def series(table: AnalysisTable, x_of: Callable[[Row], float]) -> tuple[list[flo
 
 
 def draw_lines(
-    axes: Axes, table: AnalysisTable, x_of: Callable[[Row], float], line: LineStyle = "-", mark: str = "o"
+    axes: Axes, table: Facts, x_of: Callable[[Fact], float], line: LineStyle = "-", mark: str = "o"
 ) -> None:
     """Draw one line for each rule, the mean over its seeds.
 
@@ -146,7 +146,7 @@ def draw_lines(
 
 def draw_dots(
     axes: Axes,
-    table: AnalysisTable,
+    table: Facts,
     rules: Sequence[str],
     form: Callable[[float], str] | None,
     scale: str = "linear",

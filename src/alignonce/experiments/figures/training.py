@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from alignonce.experiments.facts import AnalysisTable, setting_of
+from alignonce.experiments.facts import Facts, Setting
 from alignonce.experiments.figures.painting import plain_numbers, readable
 from alignonce.experiments.figures.special_style import (
     add_caption,
@@ -21,7 +21,7 @@ from alignonce.experiments.figures.special_style import (
 from alignonce.experiments.figures.style import rule_color
 
 
-def training_figure(table: AnalysisTable, about: str) -> Figure | None:
+def training_figure(table: Facts, about: str) -> Figure | None:
     """Draw measures over training, one line for each rule.
 
     Args:
@@ -33,10 +33,10 @@ def training_figure(table: AnalysisTable, about: str) -> Figure | None:
     """
     gradients = table.pick(measure="gradient.weight.angle_deg")
     # The last layer's gradient is exact under every rule; the first layer's signal goes to the pixels.
-    hidden = AnalysisTable(r for r in gradients if r.item != gradients.distinct("item")[-1])
+    hidden = _all_but(gradients, last=True)
     signals = table.pick(measure="signal.cosine")
-    inner = AnalysisTable(r for r in signals if r.item != signals.distinct("item")[0])
-    leading = AnalysisTable(r for r in table.pick(measure="eigenvalue") if setting_of(r, "rank") == "1")
+    inner = _all_but(signals)
+    leading = table.pick(measure="eigenvalue").having(Setting.of(rank=1))
     panels = [
         ("Largest Hessian eigenvalue", leading, True),
         ("Trace of the Hessian", table.pick(measure="trace"), True),
@@ -59,8 +59,8 @@ def training_figure(table: AnalysisTable, about: str) -> Figure | None:
     for axes in grid[1]:
         axes.set_xlabel("step")
     add_legend(figure, table.distinct("rule"))
-    measured = AnalysisTable(r for r in table if r.group != "trajectory")
-    products = next((setting_of(r, "products") for r in leading), "")
+    measured = table.where(lambda fact: fact.group != "trajectory")
+    products = next((r.setting.text("products") for r in leading), "")
     add_caption(
         figure,
         f"{about.replace('final networks', 'at checkpoints')} On {images_text(measured, 'training')}; "
@@ -71,7 +71,14 @@ def training_figure(table: AnalysisTable, about: str) -> Figure | None:
     return figure
 
 
-def trajectory_figure(table: AnalysisTable, about: str) -> Figure:
+def _all_but(facts: Facts, last: bool = False) -> Facts:
+    """Without the first or the last layer."""
+    layers = facts.distinct("item")
+    end = (layers[-1] if last else layers[0]) if layers else None
+    return facts.where(lambda fact: fact.item != end)
+
+
+def trajectory_figure(table: Facts, about: str) -> Figure:
     """Draw the path of each rule on the plane of the trajectories' two principal components.
 
     Args:
@@ -84,7 +91,7 @@ def trajectory_figure(table: AnalysisTable, about: str) -> Figure:
     figure = new_figure(4.6)
     axes = figure.subplots()
     plane = table.pick(measure="plane_loss")
-    at = {(float(setting_of(r, "x")), float(setting_of(r, "y"))): r.value for r in plane}
+    at = {(r.setting.number("x"), r.setting.number("y")): r.value for r in plane}
     x, y = (np.unique([point[i] for point in at]) for i in (0, 1))
     z = np.array([[at[a, b] for a in x] for b in y])
     logs = np.log10(np.where(np.isfinite(z) & (z > 0), z, np.nan))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from alignonce.experiments.facts import Evidence, Fact, setting_of
+from alignonce.experiments.facts import Fact, Facts, Setting
 from alignonce.experiments.figures.panels import Panel, Plot, dots, lines
 from alignonce.experiments.report.subjects import subjects
 from alignonce.experiments.studies.study import Study
@@ -25,19 +25,19 @@ _WEIGHTS = {
 }
 
 
-def measure_plots(study: Study, evidence: Evidence) -> Iterator[Plot]:
+def measure_plots(study: Study, facts: Facts) -> Iterator[Plot]:
     """Make the figures of the groups of measures.
 
     Args:
         study: the study.
-        evidence: its facts.
+        facts: its facts.
 
     Yields:
         The figures, empty ones where nothing was measured.
     """
 
-    def panels(group: str, make: Callable[[Evidence], Iterator[Panel]]) -> tuple[Panel, ...]:
-        about = subjects(study, evidence.pick(group=group))
+    def panels(group: str, make: Callable[[Facts], Iterator[Panel]]) -> tuple[Panel, ...]:
+        about = subjects(study, facts.pick(group=group))
         return tuple(
             panel if len(about) == 1 else replace(panel, title=f"{panel.title} · {subject.title}")
             for subject in about
@@ -48,40 +48,40 @@ def measure_plots(study: Study, evidence: Evidence) -> Iterator[Plot]:
         "flow",
         "Gradient flow",
         "Norms of the errors that the rule sends back at the end of training, layer by layer. The variance "
-        f"over depth of their logarithm is 0 if they neither grow nor fade. {_images(evidence, 'flow')}",
+        f"over depth of their logarithm is 0 if they neither grow nor fade. {_images(facts, 'flow')}",
         panels("flow", _flow),
     )
     yield Plot(
         "curvature",
         "Curvature of the loss at the solution",
         "Of the training loss, by exact gradients; smaller is flatter. Values of zero or below have no place "
-        f"on a logarithmic axis. {_images(evidence, 'curvature')}",
+        f"on a logarithmic axis. {_images(facts, 'curvature')}",
         panels("curvature", _curvature),
     )
     yield Plot(
         "generalisation",
         "From training to test images",
-        f"At the end of training. {_images(evidence, 'generalisation')}",
+        f"At the end of training. {_images(facts, 'generalisation')}",
         panels("generalisation", _generalisation),
     )
     yield Plot(
         "robustness",
         "Accuracy under attack and under corruption",
         "Attacks within an L-inf radius; a rule can blind the feedback route, so that robustness by it alone "
-        f"is none. {_images(evidence, 'adversarial')} Corruptions: mean over all kinds; severity 0 is clean. "
-        f"{_images(evidence, 'corruptions')}",
+        f"is none. {_images(facts, 'adversarial')} Corruptions: mean over all kinds; severity 0 is clean. "
+        f"{_images(facts, 'corruptions')}",
         panels("adversarial", _attacks) + panels("corruptions", _corruptions),
     )
     yield Plot(
         "weights",
         "Accuracy with imperfect weights",
-        f"Forward weights are disturbed after training; mean over draws. {_images(evidence, 'weights')}",
+        f"Forward weights are disturbed after training; mean over draws. {_images(facts, 'weights')}",
         panels("weights", _weights),
     )
 
 
-def _flow(facts: Evidence) -> Iterator[Panel]:
-    of_rule = Evidence(fact for fact in facts if setting_of(fact, "route", "") == "rule")
+def _flow(facts: Facts) -> Iterator[Panel]:
+    of_rule = facts.having(Setting.of(route="rule"))
     # The diagnostics list layers in the order of the backward pass.
     layers = list(reversed(facts.pick(measure="flow.weight_norms").distinct("item")))
     yield Panel(
@@ -93,17 +93,17 @@ def _flow(facts: Evidence) -> Iterator[Panel]:
     yield Panel("Unevenness over depth", "dots", "variance of ln(norm)", dots(variance))
 
 
-def _curvature(facts: Evidence) -> Iterator[Panel]:
-    leading = [fact for fact in facts.pick(measure="eigenvalue") if setting_of(fact, "rank", "") == "1"]
+def _curvature(facts: Facts) -> Iterator[Panel]:
+    leading = facts.pick(measure="eigenvalue").having(Setting.of(rank=1))
     yield Panel("Largest eigenvalue", "dots", "eigenvalue", dots(leading), log=True)
     yield Panel("Trace of the Hessian", "dots", "trace", dots(facts.pick(measure="trace")), log=True)
     for measure, title in (("sharpness", "Sharpness"), ("adaptive_sharpness", "Adaptive sharpness")):
         chosen = facts.pick(measure=measure)
-        radius = " or ".join(dict.fromkeys(setting_of(fact, "radius", "") for fact in chosen))
+        radius = " or ".join(dict.fromkeys(fact.setting.text("radius") for fact in chosen))
         yield Panel(title, "dots", f"rise of the loss within radius {radius}", dots(chosen), log=True)
 
 
-def _generalisation(facts: Evidence) -> Iterator[Panel]:
+def _generalisation(facts: Facts) -> Iterator[Panel]:
     gap, error = facts.pick(measure="accuracy_gap"), facts.pick(measure="calibration_error")
     yield Panel("Gap of accuracy", "dots", "training less test accuracy (points)", dots(gap, 100))
     yield Panel("Gap of the loss", "dots", "test less training loss", dots(facts.pick(measure="loss_gap")))
@@ -116,11 +116,11 @@ def _generalisation(facts: Evidence) -> Iterator[Panel]:
     )  # fmt: skip
 
 
-def _attacks(facts: Evidence) -> Iterator[Panel]:
+def _attacks(facts: Facts) -> Iterator[Panel]:
     accuracy = facts.pick(measure="accuracy")
     clean = accuracy.pick(item="none")
     for route, route_title in _ROUTES.items():
-        by_route = Evidence(fact for fact in accuracy if setting_of(fact, "route", "") == route)
+        by_route = accuracy.having(Setting.of(route=route))
         for attack in by_route.distinct("item"):
             attacked = by_route.pick(item=attack)
             known = set(attacked.distinct("rule"))
@@ -133,24 +133,24 @@ def _attacks(facts: Evidence) -> Iterator[Panel]:
 
 def _radius(fact: Fact) -> float:
     # The setting holds six digits of a multiple of 1/255.
-    return round(255 * float(setting_of(fact, "eps")), 3)
+    return round(255 * fact.setting.number("eps"), 3)
 
 
-def _corruptions(facts: Evidence) -> Iterator[Panel]:
-    accuracy = lines(facts.pick(measure="accuracy"), lambda fact: float(setting_of(fact, "severity")), 100)
+def _corruptions(facts: Facts) -> Iterator[Panel]:
+    accuracy = lines(facts.pick(measure="accuracy"), lambda fact: fact.setting.number("severity"), 100)
     yield Panel("Corruptions", "lines", "test accuracy (%)", accuracy, along="severity")
 
 
-def _weights(facts: Evidence) -> Iterator[Panel]:
+def _weights(facts: Facts) -> Iterator[Panel]:
     accuracy = facts.pick(measure="accuracy")
     for kind, (title, along) in _WEIGHTS.items():
         disturbed = accuracy.pick(item=kind)
         # No number of bits means undisturbed weights: there, the clean accuracy has no place.
         start = accuracy.pick(item="none") if len(disturbed) and kind != "quantisation" else ()
-        chosen = lines([*start, *disturbed], lambda fact: float(setting_of(fact, "level")), 100)
+        chosen = lines([*start, *disturbed], lambda fact: fact.setting.number("level"), 100)
         yield Panel(title, "lines", "test accuracy (%)", chosen, along=along)
 
 
-def _images(evidence: Evidence, group: str) -> str:
-    numbers = sorted({fact.images for fact in evidence.pick(group=group) if fact.images})
+def _images(facts: Facts, group: str) -> str:
+    numbers = sorted({fact.images for fact in facts.pick(group=group) if fact.images})
     return f"On {' or '.join(f'{n:,}' for n in numbers)} images." if numbers else ""
