@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from alignonce.diagnostics import Row
 
 FORMAT = 2
 """Of the table on disk: the columns of `Fact`. Tables of format 1 are still read."""
@@ -177,6 +180,18 @@ class Fact(NamedTuple):
     images: int = 0
     """That it was measured on; 0 for none."""
     value: float = math.nan
+
+    @classmethod
+    def of_row(cls, row: Row) -> Fact:
+        """Take over what a tracker or another diagnostic measured.
+
+        Args:
+            row: one number; layers become items.
+
+        Returns:
+            The fact, of no run yet.
+        """
+        return cls(measure=row.measure, item=row.layer, step=row.step, value=row.value)
 
     @property
     def key(self) -> Key:

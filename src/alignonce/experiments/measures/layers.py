@@ -100,7 +100,5 @@ def as_rows(measure: str, result: Any, images: int, setting: Setting = NO_SETTIN
     Returns:
         The facts.
     """
-    return [
-        Fact(measure=row.measure, item=row.layer, setting=setting, images=images, value=row.value)
-        for row in rows_of(0, measure, result)
-    ]
+    found = map(Fact.of_row, rows_of(0, measure, result))
+    return [fact._replace(setting=setting, images=images, step=None) for fact in found]
