@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from alignonce.experiments.facts import Facts, Setting
+from alignonce.experiments.facts import Facts
+from alignonce.experiments.figures.measure_panels import curvature_panels, line_panels
 from alignonce.experiments.figures.painting import plain_numbers, readable
 from alignonce.experiments.figures.special_style import (
     add_caption,
@@ -37,25 +38,17 @@ def curvature_figure(table: Facts, about: str) -> Figure:
     figure = new_figure(1.6 + 0.55 * len(rules))
     eigenvalues, trace, plain, adaptive = figure.subplots(2, 2, sharey=True).flat
     found = table.pick(measure="eigenvalue")
+    panels = curvature_panels(table)
     eigenvalues.set_title("Largest Hessian eigenvalues")
     for place, rule in enumerate(rules):
         own = [r.value for r in found.pick(rule=rule) if r.setting.text("rank") != "1" and r.value > 0]
         eigenvalues.plot(own, [place] * len(own), "o", color=rule_color(rule), markersize=3, alpha=0.55)
-    largest = found.having(Setting.of(rank=1))
-    draw_dots(eigenvalues, largest, rules, readable, "log")
-    trace.set_title("Trace of the Hessian")
-    draw_dots(trace, table.pick(measure="trace"), rules, readable, "log")
-    for axes, name, title in (
-        (plain, "sharpness", "Sharpness"),
-        (adaptive, "adaptive_sharpness", "Adaptive sharpness"),
-    ):
-        rows = table.pick(measure=name)
-        radius = next((r.setting.text("radius") for r in rows), "")
-        axes.set_title(title)
-        axes.set_xlabel(f"rise of the loss within radius {radius}")
-        draw_dots(axes, rows, rules, readable, "log")
+    draw_dots(eigenvalues, panels["eigenvalue"], rules, readable, "log")
     eigenvalues.set_xlabel("eigenvalue   (large: the largest)")
-    trace.set_xlabel("trace")
+    for axes, name in ((trace, "trace"), (plain, "sharpness"), (adaptive, "adaptive_sharpness")):
+        axes.set_title(panels[name].title)
+        axes.set_xlabel(panels[name].values)
+        draw_dots(axes, panels[name], rules, readable, "log")
     products = next((r.setting.text("products") for r in found), "")
     add_caption(
         figure,
@@ -163,19 +156,17 @@ def lines_figure(table: Facts, about: str) -> Figure | None:
     Returns:
         The figure, or None if no line was measured.
     """
-    losses, accuracies = (table.pick(measure=f"line_{name}") for name in ("loss", "accuracy"))
+    panels, losses = line_panels(table), table.pick(measure="line_loss")
     if not len(losses):
         return None
     figure = new_figure(3.1)
     left, right = figure.subplots(1, 2)
-    for axes, rows, label in ((left, losses, "training loss"), (right, accuracies, "training accuracy (%)")):
-        factor = 100.0 if rows is accuracies else 1.0
-        scaled = Facts(r._replace(value=factor * r.value) for r in rows)
-        draw_lines(axes, scaled, lambda row: row.setting.number("alpha"))
-        start = " and ".join(rule_label(rule) for rule in rows.distinct("item"))
+    start = " and ".join(rule_label(rule) for rule in losses.distinct("item"))
+    for axes, panel in zip((left, right), panels.values(), strict=True):
+        draw_lines(axes, panel)
         axes.set_xlabel(f"0: {start} … 1: the rule of the colour")
-        axes.set_ylabel(label)
-        axes.set_title("Loss between solutions" if rows is losses else "Accuracy between solutions")
+        axes.set_ylabel(panel.values)
+        axes.set_title(panel.title)
     left.set_yscale("log")
     plain_numbers(left.yaxis, losses.values)
     right.set_ylim(0, 102)

@@ -10,6 +10,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from alignonce.experiments.facts import Facts, Setting
+from alignonce.experiments.figures.measure_panels import checkpoint_panels
 from alignonce.experiments.figures.painting import plain_numbers, readable
 from alignonce.experiments.figures.special_style import (
     add_caption,
@@ -17,6 +18,7 @@ from alignonce.experiments.figures.special_style import (
     draw_lines,
     images_text,
     new_figure,
+    values_of,
 )
 from alignonce.experiments.figures.style import rule_color
 
@@ -31,30 +33,18 @@ def training_figure(table: Facts, about: str) -> Figure | None:
     Returns:
         The figure, or None if no measure was taken.
     """
-    gradients = table.pick(measure="gradient.weight.angle_deg")
-    # The last layer's gradient is exact under every rule; the first layer's signal goes to the pixels.
-    hidden = _all_but(gradients, last=True)
-    signals = table.pick(measure="signal.cosine")
-    inner = _all_but(signals)
     leading = table.pick(measure="eigenvalue").having(Setting.of(rank=1))
-    panels = [
-        ("Largest Hessian eigenvalue", leading, True),
-        ("Trace of the Hessian", table.pick(measure="trace"), True),
-        ("Angle of gradients (°)", hidden, False),
-        ("Cosine of signals", inner, False),
-        ("Variance of ln ‖dx‖", table.pick(measure="flow.input_log_variance"), False),
-        ("Variance of ln ‖dW‖", table.pick(measure="flow.weight_log_variance"), False),
-    ]
-    if not any(len(rows) for _, rows, _ in panels):
+    panels = checkpoint_panels(table)
+    if not any(panel.has_numbers for panel in panels):
         return None
     figure = new_figure(4.8)
     grid = figure.subplots(2, 3, sharex=True)
-    for axes, (title, rows, log) in zip(grid.T.flat, panels, strict=True):
-        axes.set_title(title, fontsize=9)
-        draw_lines(axes, rows, lambda row: float(row.step or 0))
-        if log and rows.values and min(rows.values) > 0:
+    for axes, panel in zip(grid.T.flat, panels, strict=True):
+        axes.set_title(panel.title, fontsize=9)
+        draw_lines(axes, panel)
+        if panel.log:
             axes.set_yscale("log")
-            plain_numbers(axes.yaxis, rows.values)
+            plain_numbers(axes.yaxis, values_of(panel))
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     for axes in grid[1]:
         axes.set_xlabel("step")
@@ -69,13 +59,6 @@ def training_figure(table: Facts, about: str) -> Figure | None:
         "the errors, mean over all but the first; variances: over depth.",
     )
     return figure
-
-
-def _all_but(facts: Facts, last: bool = False) -> Facts:
-    """Without the first or the last layer."""
-    layers = facts.distinct("item")
-    end = (layers[-1] if last else layers[0]) if layers else None
-    return facts.where(lambda fact: fact.item != end)
 
 
 def trajectory_figure(table: Facts, about: str) -> Figure:
