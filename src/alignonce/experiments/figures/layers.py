@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from alignonce.experiments.facts import Facts, Setting
+from alignonce.experiments.figures.captions import images_text
 from alignonce.experiments.figures.measure_panels import (
     ALONG_LAYERS,
     alignment_panels,
@@ -20,7 +21,6 @@ from alignonce.experiments.figures.special_style import (
     add_legend,
     draw_dots,
     draw_lines,
-    images_text,
     line_key,
     new_figure,
     values_of,

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from alignonce.experiments.facts import Facts
+from alignonce.experiments.figures.captions import images_text
 from alignonce.experiments.figures.measure_panels import (
     ATTACKS,
     ROUTES,
@@ -25,7 +26,6 @@ from alignonce.experiments.figures.special_style import (
     add_legend,
     draw_dots,
     draw_lines,
-    images_text,
     line_key,
     list_rules,
     new_figure,

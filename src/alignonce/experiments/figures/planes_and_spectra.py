@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from alignonce.experiments.facts import Facts
+from alignonce.experiments.figures.captions import images_text
 from alignonce.experiments.figures.measure_panels import curvature_panels, line_panels
 from alignonce.experiments.figures.painting import plain_numbers, readable
 from alignonce.experiments.figures.special_style import (
@@ -16,7 +17,6 @@ from alignonce.experiments.figures.special_style import (
     add_legend,
     draw_dots,
     draw_lines,
-    images_text,
     new_figure,
 )
 from alignonce.experiments.figures.style import rule_color, rule_label

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from alignonce.experiments.facts import Facts
 from alignonce.experiments.figures.painting import plain_numbers, readable
 from alignonce.experiments.figures.panels import Panel
 from alignonce.experiments.figures.style import rule_color, rule_label
@@ -75,21 +74,6 @@ def line_key(label: str, line: LineStyle) -> Line2D:
         The handle.
     """
     return Line2D([], [], color="#555555", label=label, linestyle=line)
-
-
-def images_text(table: Facts, kind: str = "") -> str:
-    """Say on how many images rows were measured.
-
-    Args:
-        table: the rows.
-        kind: such as `training`.
-
-    Returns:
-        Such as `512 training images`.
-    """
-    numbers = sorted({row.images for row in table if row.images})
-    count = " or ".join(f"{n:,}" for n in numbers)
-    return f"{count} {kind} images".replace("  ", " ")
 
 
 def draw_lines(axes: Axes, panel: Panel, line: LineStyle = "-", mark: str = "o") -> None:

@@ -10,13 +10,13 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from alignonce.experiments.facts import Facts, Setting
+from alignonce.experiments.figures.captions import images_text
 from alignonce.experiments.figures.measure_panels import checkpoint_panels
 from alignonce.experiments.figures.painting import plain_numbers, readable
 from alignonce.experiments.figures.special_style import (
     add_caption,
     add_legend,
     draw_lines,
-    images_text,
     new_figure,
     values_of,
 )

@@ -15,6 +15,7 @@ from alignonce.experiments.config.devices import pick_device
 from alignonce.experiments.data.data_facts import DataFacts
 from alignonce.experiments.data.image_data import ImageData
 from alignonce.experiments.facts import FORMAT, Fact, Facts
+from alignonce.experiments.figures.captions import describe_network, describe_seeds
 from alignonce.experiments.figures.layers import alignment_figure, flow_figure, rank_figure
 from alignonce.experiments.figures.measures import (
     adversarial_figure,
@@ -243,7 +244,8 @@ def save_all_figures(table: Facts, plan: AnalysisPlan, runs: Sequence[RunRecord]
     Returns:
         The files, PNG and PDF.
     """
-    about, files = _about(runs), []
+    about = f"{describe_network(runs[0])}, final networks, {describe_seeds(runs)}."
+    files: list[Path] = []
     final, checkpoints = table.pick(step=None), table.where(lambda fact: fact.step is not None)
     work = [(name, final.pick(group=g), draw) for name, (g, draw) in FIGURES.items() if g in plan.measures]
     work += [("training", checkpoints, training_figure)]
@@ -256,10 +258,3 @@ def save_all_figures(table: Facts, plan: AnalysisPlan, runs: Sequence[RunRecord]
         if figure is not None:
             files += save_figure(figure, out / f"{name}.png")
     return files
-
-
-def _about(runs: Sequence[RunRecord]) -> str:
-    config, data = runs[0].config, runs[0].summary.data
-    seeds = sorted({run.config.seed for run in runs})
-    which = f"seed {seeds[0]}" if len(seeds) == 1 else f"means over {len(seeds)} seeds"
-    return f"{data.name}, {config.model} of {config.size_words}, final networks, {which}."

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from alignonce.experiments.facts import Facts
+from alignonce.experiments.figures.captions import images_text
 from alignonce.experiments.figures.measure_panels import (
     attack_panels,
     corruption_panels,
@@ -89,5 +90,5 @@ def _chosen(*names: str, of: Callable[[Facts], Mapping[str, Panel]]) -> Callable
 
 
 def _images(facts: Facts, group: str) -> str:
-    numbers = sorted({fact.images for fact in facts.pick(group=group) if fact.images})
-    return f"On {' or '.join(f'{n:,}' for n in numbers)} images." if numbers else ""
+    measured = facts.pick(group=group).where(lambda fact: fact.images > 0)
+    return f"On {images_text(measured)}." if len(measured) else ""
