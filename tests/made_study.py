@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from alignonce.experiments.claims import Claim, Finding, Verdict
-from alignonce.experiments.facts import Fact, Facts, Setting
+from alignonce.experiments.facts import Fact, Facts
 from alignonce.experiments.report import ReportContent
 from alignonce.experiments.runs.records import Environment
+from alignonce.experiments.setting import Setting
 from alignonce.experiments.studies.study import Study
 
 NASTY = "<script>alert(1)</script>"

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from alignonce.experiments.facts import NO_SETTING, Fact, Facts, Setting
+from alignonce.experiments.facts import Fact, Facts
+from alignonce.experiments.setting import NO_SETTING, Setting
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from alignonce.experiments.facts import Fact, Facts, Setting
+from alignonce.experiments.facts import Fact, Facts
+from alignonce.experiments.setting import Setting
 
 RULES = ("bp", "fa", "soft:0.25", "soft:0.5", "soft:1")
 

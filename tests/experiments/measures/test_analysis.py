@@ -12,7 +12,7 @@ from small_runs import made_data, save_small_run, small_config
 from torch.nn import functional as F
 
 from alignonce.diagnostics import compare_gradients, leading_eigenvalues, random_plane, surface
-from alignonce.experiments.facts import Fact, Facts, Setting
+from alignonce.experiments.facts import Fact, Facts
 from alignonce.experiments.measures import groups as groups_module
 from alignonce.experiments.measures.groups import GROUPS
 from alignonce.experiments.measures.material import Material
@@ -21,6 +21,7 @@ from alignonce.experiments.measures.run import FIGURES, analyse, failure_lines
 from alignonce.experiments.measures.subjects import Subject
 from alignonce.experiments.measures.summary import corruption_summaries, masking_lines, summary_table
 from alignonce.experiments.runs.folder import RunFolder
+from alignonce.experiments.setting import Setting
 from alignonce.experiments.training.loop import as_pixels, train
 from alignonce.robustness import adversarial_evaluation, corruption_accuracy
 

@@ -6,9 +6,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from alignonce.experiments.facts import NO_SETTING
 from alignonce.experiments.figures.style import rule_label
 from alignonce.experiments.report import report_page
+from alignonce.experiments.setting import NO_SETTING
 from made_study import NASTY, RULES, SEEDS, made_content
 
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from alignonce.experiments.facts import Fact, Setting
+from alignonce.experiments.facts import Fact
 from alignonce.experiments.figures.painting import draw_plot
 from alignonce.experiments.figures.panels import (
     Interval,
@@ -17,6 +17,7 @@ from alignonce.experiments.figures.panels import (
 )
 from alignonce.experiments.figures.style import dark_page_color
 from alignonce.experiments.report.plots_claims import claim_plot, claim_sweep_plot
+from alignonce.experiments.setting import Setting
 from made_study import made_content
 
 

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from alignonce.experiments.facts import Fact, Facts, Setting
+from alignonce.experiments.facts import Fact, Facts
 from alignonce.experiments.figures.panels import NONE
 from alignonce.experiments.report.plots_training import training_plots
 from alignonce.experiments.report.score_table import score_table
+from alignonce.experiments.setting import Setting
 from alignonce.experiments.studies.study import Study
 from made_study import made_content
 

@@ -17,7 +17,8 @@ from alignonce.experiments.claims.numbers import (
 )
 from alignonce.experiments.claims.questions import Answer, Claim, Question, compared, others
 from alignonce.experiments.claims.samples import Samples, Term, weighted_sum
-from alignonce.experiments.facts import NO_SETTING, Facts, Setting, cell_settings
+from alignonce.experiments.facts import Facts, cell_settings
+from alignonce.experiments.setting import NO_SETTING, Setting
 
 MARGIN = 2.0
 """Points of accuracy below backpropagation that still count as comparable to it."""

@@ -8,7 +8,8 @@ from alignonce.experiments.claims.claims_solutions import NAMES
 from alignonce.experiments.claims.numbers import Place, Quantity, find_all, places_of, seeds_of
 from alignonce.experiments.claims.questions import Answer, Claim, Question, compared, others
 from alignonce.experiments.claims.samples import Samples, Term, weighted_sum
-from alignonce.experiments.facts import USUAL_EPS, Facts, Setting
+from alignonce.experiments.facts import USUAL_EPS, Facts
+from alignonce.experiments.setting import Setting
 
 _CORRUPTED = Quantity("corruptions", "mean_accuracy", share_of_images=True)
 _CLEAN = Quantity("corruptions", "accuracy", "none", share_of_images=True)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from alignonce.experiments.claims.numbers import Quantity
 from alignonce.experiments.claims.questions import Claim, Question, compared
-from alignonce.experiments.facts import Setting
+from alignonce.experiments.setting import Setting
 
 NAMES = {"fa": "random feedback", "bp": "backpropagation"}
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from alignonce.experiments.facts import NO_SETTING, Fact, Facts, Setting
+from alignonce.experiments.facts import Fact, Facts
+from alignonce.experiments.setting import NO_SETTING, Setting
 
 
 class Place(NamedTuple):

@@ -9,13 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from alignonce.experiments.facts import NO_SETTING, Fact, Facts
+from alignonce.experiments.facts import Fact, Facts
 from alignonce.experiments.figures.captions import describe_network, describe_seeds
 from alignonce.experiments.figures.panels import Panel, dots, lines
 from alignonce.experiments.figures.style import rule_color, rule_label, style
 from alignonce.experiments.runs.folder import RunRecord
 from alignonce.experiments.runs.records import error_carrying_layers
 from alignonce.experiments.runs.scores import Score, score_of
+from alignonce.experiments.setting import NO_SETTING
 
 
 def comparison_figure(runs: Sequence[RunRecord]) -> Figure:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from alignonce.experiments.facts import Facts, Setting
+from alignonce.experiments.facts import Facts
 from alignonce.experiments.figures.captions import images_text
-from alignonce.experiments.figures.measure_panels import (
+from alignonce.experiments.figures.layer_panels import (
     ALONG_LAYERS,
     alignment_panels,
     flow_panels,
@@ -25,6 +25,7 @@ from alignonce.experiments.figures.special_style import (
     new_figure,
     values_of,
 )
+from alignonce.experiments.setting import Setting
 
 _SIDES: dict[str, LineStyle] = {"left": "-", "right": ":"}
 

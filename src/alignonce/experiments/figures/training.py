@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from alignonce.experiments.facts import Facts, Setting
+from alignonce.experiments.facts import Facts
 from alignonce.experiments.figures.captions import images_text
 from alignonce.experiments.figures.measure_panels import checkpoint_panels
 from alignonce.experiments.figures.painting import plain_numbers, readable
@@ -21,6 +21,7 @@ from alignonce.experiments.figures.special_style import (
     values_of,
 )
 from alignonce.experiments.figures.style import rule_color
+from alignonce.experiments.setting import Setting
 
 
 def training_figure(table: Facts, about: str) -> Figure | None:

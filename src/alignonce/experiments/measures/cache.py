@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alignonce.experiments.facts import Fact, Setting
+from alignonce.experiments.facts import Fact
 from alignonce.experiments.files import write_atomically
 from alignonce.experiments.measures.groups import Group
 from alignonce.experiments.measures.plan import AnalysisPlan
 from alignonce.experiments.measures.subjects import Subject
+from alignonce.experiments.setting import Setting
 
 # Raised whenever what a group measures changes, so that older numbers do not pass for it.
 VERSION = 1

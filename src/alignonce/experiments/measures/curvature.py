@@ -15,10 +15,11 @@ from alignonce.diagnostics import (
     spectral_density,
     surface,
 )
-from alignonce.experiments.facts import Fact, Setting
+from alignonce.experiments.facts import Fact
 from alignonce.experiments.measures.material import in_parts
 from alignonce.experiments.measures.plan import AnalysisPlan, Step
 from alignonce.experiments.measures.subjects import Subject
+from alignonce.experiments.setting import Setting
 
 _DENSITY_POINTS = 400
 

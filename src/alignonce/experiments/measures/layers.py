@@ -17,9 +17,10 @@ from alignonce.diagnostics import (
     subspace_alignment,
     weight_alignment,
 )
-from alignonce.experiments.facts import NO_SETTING, Fact, Setting
+from alignonce.experiments.facts import Fact
 from alignonce.experiments.measures.plan import AnalysisPlan, Step
 from alignonce.experiments.measures.subjects import Subject
+from alignonce.experiments.setting import NO_SETTING, Setting
 from alignonce.model_access import exact_gradients
 
 _SUBSPACE = 10

@@ -8,10 +8,11 @@ from functools import partial
 from torch.nn import functional as F
 
 from alignonce.diagnostics import generalisation
-from alignonce.experiments.facts import Fact, Setting
+from alignonce.experiments.facts import Fact
 from alignonce.experiments.measures.material import in_parts
 from alignonce.experiments.measures.plan import AnalysisPlan, Step
 from alignonce.experiments.measures.subjects import Subject
+from alignonce.experiments.setting import Setting
 from alignonce.robustness import (
     DeviceMismatch,
     Quantisation,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from alignonce.experiments.facts import Fact, Setting
+from alignonce.experiments.facts import Fact
 from alignonce.experiments.measures.plan import AnalysisPlan, Step
 from alignonce.experiments.measures.subjects import Subject
+from alignonce.experiments.setting import Setting
 from alignonce.robustness import CORRUPTIONS, adversarial_evaluation, corruption_accuracy
 
 NO_MASKING = "no sign of gradient masking"

@@ -10,8 +10,9 @@ from typing import NamedTuple
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from alignonce.experiments.facts import NO_SETTING, USUAL_EPS, Fact, Facts, Setting
+from alignonce.experiments.facts import USUAL_EPS, Fact, Facts
 from alignonce.experiments.measures.subjects import Subject
+from alignonce.experiments.setting import NO_SETTING, Setting
 from alignonce.robustness import CorruptionReport, CorruptionRow
 
 _CAPTION = (

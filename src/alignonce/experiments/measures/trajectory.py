@@ -10,11 +10,12 @@ import torch
 from torch.nn import functional as F
 
 from alignonce.diagnostics import surface, trajectory_plane
-from alignonce.experiments.facts import NO_SETTING, Fact, Setting
+from alignonce.experiments.facts import Fact
 from alignonce.experiments.measures.cache import VERSION, Part
 from alignonce.experiments.measures.material import in_parts
 from alignonce.experiments.measures.plan import AnalysisPlan
 from alignonce.experiments.measures.subjects import Subject
+from alignonce.experiments.setting import NO_SETTING, Setting
 from alignonce.experiments.training.checkpoints import saved_steps
 
 Trail = list[Subject]

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from alignonce.experiments.facts import Facts
 from alignonce.experiments.figures.captions import images_text
+from alignonce.experiments.figures.layer_panels import flow_panels
 from alignonce.experiments.figures.measure_panels import (
     attack_panels,
     corruption_panels,
     curvature_panels,
-    flow_panels,
     generalisation_panels,
     weight_panels,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from alignonce.experiments.facts import NO_SETTING, Fact, Facts, Key, cell_settings
+from alignonce.experiments.facts import Fact, Facts, Key, cell_settings
 from alignonce.experiments.figures.panels import Panel, Plot, dots, lines
 from alignonce.experiments.report.subjects import (
     along_words,
@@ -15,6 +15,7 @@ from alignonce.experiments.report.subjects import (
     swept_setting,
 )
 from alignonce.experiments.runs.scores import ACCURACY, SCORES, Score
+from alignonce.experiments.setting import NO_SETTING
 from alignonce.experiments.studies.study import Study
 
 

@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
-from alignonce.experiments.facts import NO_SETTING, Facts
+from alignonce.experiments.facts import Facts
 from alignonce.experiments.figures.panels import NONE
 from alignonce.experiments.report.content import ReportContent
 from alignonce.experiments.report.markdown import escaped, table_lines
 from alignonce.experiments.report.subjects import subjects
 from alignonce.experiments.runs.scores import SCORES, Score
+from alignonce.experiments.setting import NO_SETTING
 
 _BASELINE = "bp"
 _Values = dict[int, float]

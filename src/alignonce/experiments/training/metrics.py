@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from alignonce.experiments.facts import Fact, Setting, whole_lines
+from alignonce.experiments.facts import Fact, whole_lines
+from alignonce.experiments.setting import Setting
 
 COLUMNS = ("step", "epoch", "metric", "layer", "value")
 
