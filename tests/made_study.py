@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from alignonce.experiments.claims import Claim, Finding, Verdict
-from alignonce.experiments.facts import Evidence, Fact
+from alignonce.experiments.facts import Fact, Facts
 from alignonce.experiments.report import ReportContent
 from alignonce.experiments.runs.records import Environment
+from alignonce.experiments.setting import Setting
 from alignonce.experiments.studies.study import Study
 
 NASTY = "<script>alert(1)</script>"
@@ -43,7 +44,7 @@ def made_content(study: Study | None = None) -> ReportContent:
     claims = made_claims()
     return ReportContent(
         study=study,
-        evidence=Evidence(made_facts()),
+        facts=Facts(made_facts()),
         claims=claims,
         findings=list(made_findings(claims)),
         environments=[
@@ -140,7 +141,10 @@ def _run(part: str, cell: str, depth: int, rule: str, seed: int, diverged: bool)
     final = 0.1 if diverged else 0.88 - 0.015 * depth * (1 - quality) + rng.normal(0, 0.004)
 
     def fact(measure: str, value: float, item: str = "", setting: str = "", images: int = 10_000) -> Fact:
-        return Fact(part, cell, rule, seed, "run", measure, item, setting, images, float(value))
+        return Fact(
+            part=part, cell=cell, rule=rule, seed=seed, group="run", measure=measure, item=item,
+            setting=Setting.parse(setting), images=images, value=float(value),
+        )  # fmt: skip
 
     yield fact("test_accuracy", final)
     yield fact("test_loss", math.nan if diverged else 1 - final)
@@ -162,17 +166,9 @@ def _measures(rule: str, seed: int) -> Iterator[Fact]:
         group: str, measure: str, value: float, item: str = "", setting: str = "", images: int = 200
     ) -> Fact:
         return Fact(
-            "main",
-            "",
-            rule,
-            seed,
-            group,
-            measure,
-            item,
-            setting,
-            images,
-            float(value * rng.uniform(0.9, 1.1)),
-        )
+            part="main", rule=rule, seed=seed, group=group, measure=measure, item=item,
+            setting=Setting.parse(setting), images=images, value=float(value * rng.uniform(0.9, 1.1)),
+        )  # fmt: skip
 
     for number, layer in enumerate(reversed(("layers.0", *LAYERS))):
         yield fact("flow", "flow.weight_norms", 0.1, layer, "route=rule")

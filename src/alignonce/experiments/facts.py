@@ -1,26 +1,34 @@
-"""All numbers of a study and of an analysis as tidy tables, and which test images each run got right."""
+"""The one table of numbers: whatever was measured of a run is a fact, from the measurement to the report."""
 
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from alignonce.experiments.setting import NO_SETTING, Setting
+
+if TYPE_CHECKING:
+    from alignonce.diagnostics import Row
+
+FORMAT = 2
+"""Of the table on disk: the columns of `Fact`. Tables of format 1 are still read."""
+
 Key = tuple[str, str, str, int]
 """Of a run in a study: part, cell, rule, seed."""
 
+USUAL_EPS = 8 / 255
+"""The radius, of pixels in [0, 1], that attacks are summed up and judged at."""
+
 
 class Fact(NamedTuple):
-    """One number of one run.
-
-    `part` of the study; `cell` of the part, such as `depth=10 shortcuts=false`, "" where the part varies
-    nothing but rules and seeds. `group` is `run` for what training itself measured, else a group of the
-    analysis. `item` is the layer, attack or corruption that it is about, "" for the whole network; `setting`
-    holds words such as `severity=3` or `route=exact eps=0.0314`. `images` it was measured on, 0 for none.
+    """One number of one run; what does not apply, or is not known yet, is left out.
 
     | group `run`: measure | item | setting | value |
     |---|---|---|---|
@@ -31,20 +39,57 @@ class Fact(NamedTuple):
     | `seconds` | | | of training |
     """  # noqa: E501
 
-    part: str
-    cell: str
-    rule: str
-    seed: int
-    group: str
-    measure: str
-    item: str
-    setting: str
-    images: int
-    value: float
+    part: str = ""
+    """Of the study."""
+    cell: str = ""
+    """Of the part, such as `depth=10 shortcuts=false`; "" where it varies nothing but rules and seeds."""
+    run: str = ""
+    """The name of its folder."""
+    rule: str = ""
+    seed: int = 0
+    group: str = ""
+    """`run` for what training itself measured, else a group of the analysis."""
+    measure: str = ""
+    item: str = ""
+    """The layer, attack or corruption that it is about; "" for the whole network."""
+    setting: Setting = NO_SETTING
+    step: int | None = None
+    """Updates made, of a number on the way; None: at the end."""
+    images: int = 0
+    """That it was measured on; 0 for none."""
+    value: float = math.nan
+
+    @classmethod
+    def of_row(cls, row: Row) -> Fact:
+        """Take over what a tracker or another diagnostic measured.
+
+        Args:
+            row: one number; layers become items.
+
+        Returns:
+            The fact, of no run yet.
+        """
+        return cls(measure=row.measure, item=row.layer, step=row.step, value=row.value)
+
+    @property
+    def key(self) -> Key:
+        """Which run of a study it is about."""
+        return self.part, self.cell, self.rule, self.seed
 
 
-class Evidence:
-    """The facts, in the order of the study, with a way to pick some.
+# Format 1, which the header tells: numbers.csv of a report, and analysis.csv.
+_EARLIER = (
+    ("part", "cell", "rule", "seed", "group", "measure", "item", "setting", "images", "value"),
+    ("run", "rule", "seed", "group", "measure", "item", "setting", "images", "value", "step"),
+)
+_READ: dict[str, Callable[[str], Any]] = {
+    "seed": int, "images": int, "value": float, "setting": Setting.parse,
+    "step": lambda text: int(text) if text else None,
+}  # fmt: skip
+
+
+class Facts:
+    """A table of facts, in their order, with ways to pick some.
 
     Args:
         facts: the numbers.
@@ -56,6 +101,8 @@ class Evidence:
     ) -> None:
         self._facts = list(facts)
         self._correct = dict(correct or {})
+        # For each choice of columns that was picked by: the facts by the values of these columns.
+        self._by: dict[tuple[str, ...], dict[tuple[object, ...], list[Fact]]] = {}
 
     def __iter__(self) -> Iterator[Fact]:
         return iter(self._facts)
@@ -63,8 +110,13 @@ class Evidence:
     def __len__(self) -> int:
         return len(self._facts)
 
-    def pick(self, **columns: object) -> Evidence:
-        """Select facts.
+    @property
+    def values(self) -> list[float]:
+        """The values alone."""
+        return [fact.value for fact in self._facts]
+
+    def pick(self, **columns: object) -> Facts:
+        """Select facts; all that are picked by the same columns cost one pass over the table.
 
         Args:
             columns: names of columns and the value that each must have.
@@ -72,24 +124,60 @@ class Evidence:
         Returns:
             Those facts, with the same knowledge about test images.
         """
-        places = [(Fact._fields.index(name), value) for name, value in columns.items()]
-        chosen = (fact for fact in self._facts if all(fact[place] == value for place, value in places))
-        return Evidence(chosen, self._correct)
+        names = tuple(columns)
+        if names not in self._by:
+            by: dict[tuple[object, ...], list[Fact]] = {}
+            for fact in self._facts:
+                by.setdefault(tuple(getattr(fact, name) for name in names), []).append(fact)
+            self._by[names] = by
+        return self._with(self._by[names].get(tuple(columns.values()), []))
 
-    def distinct(self, column: str) -> list[Any]:
-        """List the values of a column.
+    def where(self, keep: Callable[[Fact], bool]) -> Facts:
+        """Select facts by a test.
 
         Args:
-            column: its name.
+            keep: whether a fact is kept.
 
         Returns:
-            Each value once, in order of appearance.
+            Those facts, with the same knowledge about test images.
         """
-        place = Fact._fields.index(column)
-        return list(dict.fromkeys(fact[place] for fact in self._facts))
+        return self._with([fact for fact in self._facts if keep(fact)])
+
+    def having(self, setting: Setting) -> Facts:
+        """Select facts by entries of their settings.
+
+        Args:
+            setting: the entries that each must have.
+
+        Returns:
+            Those facts, with the same knowledge about test images.
+        """
+        return self.where(lambda fact: fact.setting.includes(setting)) if setting.entries else self
+
+    def distinct(self, *columns: str) -> list[Any]:
+        """List the values of a column, or of several together.
+
+        Args:
+            columns: their names.
+
+        Returns:
+            Each value (of several columns: each tuple) once, in order of appearance.
+        """
+        return list(dict.fromkeys(map(attrgetter(*columns), self._facts)))
+
+    def last(self, **columns: object) -> Fact | None:
+        """Find the newest fact.
+
+        Args:
+            columns: names of columns and the value that each must have.
+
+        Returns:
+            The last that `pick` would select, or None.
+        """
+        return next(reversed(self.pick(**columns)._facts), None)
 
     def correct(self, part: str, cell: str, rule: str, seed: int) -> NDArray[np.bool_] | None:
-        """Tell which test images a run classified rightly.
+        """Look up which test images a run classified rightly.
 
         Args:
             part: of the study.
@@ -102,6 +190,77 @@ class Evidence:
         """
         return self._correct.get((part, cell, rule, seed))
 
+    def columns(self) -> dict[str, list[Any]]:
+        """List the table by columns, as it is on disk.
+
+        Returns:
+            For each column its texts or numbers; a number may be None.
+        """
+        found: dict[str, list[Any]] = {n: [getattr(f, n) for f in self._facts] for n in Fact._fields}
+        return found | {"setting": [str(setting) for setting in found["setting"]]}
+
+    def write_csv(self, path: Path) -> None:
+        """Write the table with a header line; numbers are written so that they read back exactly.
+
+        Args:
+            path: the file.
+        """
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(Fact._fields)
+            # csv writes a setting by its text, and None as nothing.
+            writer.writerows(self._facts)
+
+    @classmethod
+    def read_csv(cls, path: Path) -> Facts:
+        """Read a table that `write_csv` wrote, or an earlier version did; the header tells which.
+
+        Args:
+            path: the file.
+
+        Returns:
+            The table.
+
+        Raises:
+            ValueError: the file is no such table, or ends within a line.
+        """
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.reader(whole_lines(file))
+            try:
+                names = tuple(next(reader, ()))
+                if names not in (Fact._fields, *_EARLIER):
+                    raise ValueError(f"it must begin with the columns {','.join(Fact._fields)}")
+                read = [(name, _READ.get(name, str)) for name in names]
+                return cls(
+                    Fact(**{name: convert(text) for (name, convert), text in zip(read, line, strict=True)})
+                    for line in reader
+                )
+            except (ValueError, csv.Error) as error:
+                raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+
+    def _with(self, facts: list[Fact]) -> Facts:
+        picked = Facts()
+        picked._facts, picked._correct = facts, self._correct
+        return picked
+
+
+def whole_lines(lines: Iterable[str]) -> Iterator[str]:
+    """Refuse a file that was cut off.
+
+    Args:
+        lines: of a file.
+
+    Yields:
+        The lines.
+
+    Raises:
+        ValueError: one does not end.
+    """
+    for line in lines:
+        if not line.endswith("\n"):
+            raise ValueError("the file ends within this line")
+        yield line
+
 
 def cell_settings(cell: str) -> dict[str, str]:
     """Read the name of a cell.
@@ -113,135 +272,3 @@ def cell_settings(cell: str) -> dict[str, str]:
         Such as `{"depth": "10", "shortcuts": "false"}`.
     """
     return dict(word.split("=", 1) for word in cell.split())
-
-
-class Measured(NamedTuple):
-    """One number of one run.
-
-    `item` is the layer, attack or corruption that it is about, "" for the whole network. `setting` is made by
-    `settings`: words such as `severity=3`, or `route=exact eps=0.0314`. `images` it was measured on.
-    """
-
-    measure: str
-    item: str
-    setting: str
-    images: int
-    value: float
-
-
-class Row(NamedTuple):
-    """One number of the table: `Measured`, and of which run and group; `step` of a checkpoint, or None."""
-
-    run: str
-    rule: str
-    seed: int
-    group: str
-    measure: str
-    item: str
-    setting: str
-    images: int
-    value: float
-    step: int | None = None
-
-
-def settings(**values: str | float) -> str:
-    """Write settings as one string.
-
-    Args:
-        values: names and values; a text must not hold spaces.
-
-    Returns:
-        Such as `route=exact eps=0.0313725`.
-    """
-    return " ".join(f"{k}={v if isinstance(v, str) else format(v, '.6g')}" for k, v in values.items())
-
-
-def setting_of(row: Fact | Row, name: str, default: str | None = None) -> str:
-    """Read one setting of a number.
-
-    Args:
-        row: the number.
-        name: the setting's name.
-        default: what is returned if it has no such setting.
-
-    Returns:
-        Its value, as text.
-
-    Raises:
-        KeyError: it has no such setting, and there is no default.
-    """
-    found = dict(part.split("=", 1) for part in row.setting.split(" ") if "=" in part)
-    return found[name] if default is None else found.get(name, default)
-
-
-class AnalysisTable:
-    """Rows in the order of runs and groups, with a way to pick some."""
-
-    def __init__(self, rows: Iterable[Row] = ()) -> None:
-        self._rows = list(rows)
-
-    def __iter__(self) -> Iterator[Row]:
-        return iter(self._rows)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def pick(self, **columns: object) -> AnalysisTable:
-        """Keep the rows whose columns have these values.
-
-        Args:
-            columns: such as `group="curvature", measure="trace"`.
-
-        Returns:
-            The smaller table.
-        """
-        return AnalysisTable(r for r in self._rows if all(getattr(r, k) == v for k, v in columns.items()))
-
-    def distinct(self, column: str) -> list[str]:
-        """List the values of a text column, in the order of their first rows.
-
-        Args:
-            column: its name.
-
-        Returns:
-            Each value once.
-        """
-        return list(dict.fromkeys(getattr(row, column) for row in self._rows))
-
-    @property
-    def values(self) -> list[float]:
-        """The values alone."""
-        return [row.value for row in self._rows]
-
-    def write_csv(self, path: Path) -> None:
-        """Write the table with a header line; numbers are written so that they read back exactly.
-
-        Args:
-            path: the file.
-        """
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(Row._fields)
-            writer.writerows(self._rows)
-
-    @classmethod
-    def read_csv(cls, path: Path) -> AnalysisTable:
-        """Read a table that `write_csv` wrote.
-
-        Args:
-            path: the file.
-
-        Returns:
-            The table.
-
-        Raises:
-            ValueError: the file is no such table.
-        """
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ()) != Row._fields:
-                raise ValueError(f"{path} must begin with the columns {','.join(Row._fields)}")
-            numbers: dict[str, Callable[[str], Any]] = {
-                "seed": int, "images": int, "value": float, "step": lambda text: int(text) if text else None,
-            }  # fmt: skip
-            return cls(Row(**{k: numbers.get(k, str)(v) for k, v in line.items()}) for line in reader)

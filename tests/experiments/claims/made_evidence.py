@@ -2,12 +2,13 @@
 
 import numpy as np
 
-from alignonce.experiments.facts import Evidence, Fact
+from alignonce.experiments.facts import Fact, Facts
+from alignonce.experiments.setting import Setting
 
 RULES = ("bp", "fa", "soft:0.25", "soft:0.5", "soft:1")
 
 
-def full_evidence(good: bool = True, seeds: int = 3, drop=lambda fact: False) -> Evidence:
+def full_evidence(good: bool = True, seeds: int = 3, drop=lambda fact: False) -> Facts:
     """Soft alignment is as the claims say, with little spread; or, if not `good`, the other way round."""
     facts = [
         fact
@@ -17,11 +18,18 @@ def full_evidence(good: bool = True, seeds: int = 3, drop=lambda fact: False) ->
         for fact in _of_run(cell, deep, rule, seed, good)
     ]
     facts += [
-        Fact("text", "", rule, seed, "run", "test_bits_per_byte", "", "", 0, bits + 0.01 * seed)
+        _fact("text", "", rule, seed, "run", "test_bits_per_byte", bits + 0.01 * seed)
         for rule, bits in {"bp": 3.1, "fa": 3.9, "dfa": 3.8, "soft:0.5": 3.2 if good else 4.1}.items()
         for seed in range(seeds)
     ]
-    return Evidence(fact for fact in facts if not drop(fact))
+    return Facts(fact for fact in facts if not drop(fact))
+
+
+def _fact(part, cell, rule, seed, group, measure, value, item="", setting="", images=0) -> Fact:
+    return Fact(
+        part=part, cell=cell, rule=rule, seed=seed, group=group, measure=measure, item=item,
+        setting=Setting.parse(setting), images=images, value=value,
+    )  # fmt: skip
 
 
 def _of_run(cell, deep, rule, seed, good):
@@ -41,7 +49,7 @@ def _of_run(cell, deep, rule, seed, good):
         accuracy -= 0.25 if rule == "soft:1" else 0
 
     def fact(group, measure, value, item="", setting="", images=0):
-        return Fact("made", cell, rule, seed, group, measure, item, setting, images, float(value + wiggle))
+        return _fact("made", cell, rule, seed, group, measure, float(value + wiggle), item, setting, images)
 
     yield fact("run", "test_accuracy", accuracy, images=100_000)
     yield fact("run", "test_accuracy", accuracy - 0.05, setting="epoch=1", images=100_000)
@@ -67,12 +75,12 @@ def _of_run(cell, deep, rule, seed, good):
             yield fact("adversarial", "accuracy", value, attack, setting, 100_000)
 
 
-def accuracies(values, images=0, correct=None, extra=()) -> Evidence:
+def accuracies(values, images=0, correct=None, extra=()) -> Facts:
     """Test accuracies alone: by rule, one for each seed."""
-    return Evidence(
+    return Facts(
         [
             *(
-                Fact("made", "", rule, seed, "run", "test_accuracy", "", "", images, value)
+                made_fact(rule, seed, "run", "test_accuracy", value, images=images)
                 for rule, row in values.items()
                 for seed, value in enumerate(row)
             ),
@@ -83,4 +91,4 @@ def accuracies(values, images=0, correct=None, extra=()) -> Evidence:
 
 
 def made_fact(rule, seed, group, measure, value, item="", setting="", images=0) -> Fact:
-    return Fact("made", "", rule, seed, group, measure, item, setting, images, value)
+    return _fact("made", "", rule, seed, group, measure, value, item, setting, images)

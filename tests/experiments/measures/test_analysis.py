@@ -12,14 +12,16 @@ from small_runs import made_data, made_images, save_small_run, small_config
 from torch.nn import functional as F
 
 from alignonce.diagnostics import compare_gradients, leading_eigenvalues, random_plane, surface
-from alignonce.experiments.facts import AnalysisTable, Row, setting_of
+from alignonce.experiments.facts import Fact, Facts
 from alignonce.experiments.measures import groups as groups_module
 from alignonce.experiments.measures.groups import GROUPS
 from alignonce.experiments.measures.material import Material
 from alignonce.experiments.measures.plan import GROUP_NAMES, AnalysisPlan
 from alignonce.experiments.measures.run import FIGURES, analyse, failure_lines
+from alignonce.experiments.measures.subjects import Subject
 from alignonce.experiments.measures.summary import corruption_summaries, masking_lines, summary_table
 from alignonce.experiments.runs.folder import RunFolder
+from alignonce.experiments.setting import Setting
 from alignonce.experiments.training.loop import as_pixels, train
 from alignonce.robustness import adversarial_evaluation, corruption_accuracy
 
@@ -82,8 +84,8 @@ def test_table_has_every_run_and_group_and_reads_back(analysed):
     pairs = {(row.run, row.group) for row in result.table}
     assert pairs == {(run, group) for run in ("bp", "fa", "soft-0.5") for group in GROUP_NAMES}
     with (out / "analysis.csv").open(newline="") as file:
-        assert tuple(next(csv.reader(file))) == Row._fields
-    assert list(map(str, AnalysisTable.read_csv(out / "analysis.csv"))) == list(map(str, result.table))
+        assert tuple(next(csv.reader(file))) == Fact._fields
+    assert list(map(str, Facts.read_csv(out / "analysis.csv"))) == list(map(str, result.table))
     assert max(row.images for row in result.table.pick(group="curvature")) == 24
 
 
@@ -111,17 +113,17 @@ def test_accuracies_under_corruption_and_attack_are_those_of_the_robustness_room
     table = analysed[1].table.pick(run="fa", measure="accuracy")
     report = corruption_accuracy(*on_test, severities=(1, 5))
     rows = [row for row in table.pick(group="corruptions") if row.item != "none"]
-    assert [(r.item, int(setting_of(r, "severity")), r.value) for r in rows] == [
+    assert [(r.item, r.setting.number("severity"), r.value) for r in rows] == [
         (r.corruption, r.severity, r.accuracy) for r in report.rows
     ]
     source = RunFolder(runs / "bp").load_model()
     attacked = adversarial_evaluation(*on_test, eps=8 / 255, source=source, steps=2, queries=5)
     rows = [row for row in table.pick(group="adversarial") if row.item != "none"]
-    assert [(r.item, setting_of(r, "route"), r.value) for r in rows] == [
+    assert [(r.item, r.setting.get("route"), r.value) for r in rows] == [
         (r.attack, r.route.replace(" ", "-"), r.accuracy) for r in attacked.rows
     ]
     findings = analysed[1].table.pick(run="fa", measure="masking")
-    assert [row.setting for row in findings if row.value] == list(attacked.findings)
+    assert [row.setting.remark for row in findings if row.value] == list(attacked.findings)
 
 
 def test_corruptions_are_compared_with_backpropagation(analysed, on_test, runs):
@@ -139,18 +141,19 @@ def test_corruptions_are_compared_with_backpropagation(analysed, on_test, runs):
 
 def test_ratio_to_a_reference_without_added_errors_is_nan():
     def rows(run, clean, corrupted):
-        head = (run, run, 0, "corruptions", "accuracy")
+        head = Fact(run=run, rule=run, group="corruptions", measure="accuracy", images=10)
         return [
-            Row(*head, "none", "severity=0", 10, clean),
-            *(Row(*head, "jpeg", f"severity={i + 1}", 10, value) for i, value in enumerate(corrupted)),
+            head._replace(item="none", setting=Setting.of(severity=0), value=clean),
+            *(
+                head._replace(item="jpeg", setting=Setting.of(severity=i), value=value)
+                for i, value in enumerate(corrupted, start=1)
+            ),
         ]
 
     # Sums of these differ from 0 by rounding alone.
-    table = AnalysisTable([*rows("bp", 0.7, [0.8, 0.6]), *rows("fa", 0.5, [0.4, 0.3])])
+    table = Facts([*rows("bp", 0.7, [0.8, 0.6]), *rows("fa", 0.5, [0.4, 0.3])])
     config = SimpleNamespace(rule="fa", seed=0)
-    subject = SimpleNamespace(
-        name="fa", record=SimpleNamespace(config=config), reference=SimpleNamespace(name="bp")
-    )
+    subject = Subject("fa", SimpleNamespace(config=config), None, SimpleNamespace(name="bp"))
     found = {row.measure: row.value for row in corruption_summaries(table, subject) if not row.item}
     assert np.isnan(found["relative_mce"])
     assert found["mce"] == pytest.approx(1.3 / 0.6)
@@ -162,7 +165,7 @@ def test_lines_begin_at_backpropagation(analysed):
         rows = table.pick(run=run, measure="line_loss")
         assert rows.distinct("item") == ["bp"]
         # A line's start is the centre of the plane of the run where it starts.
-        centre = table.pick(run="bp", measure="plane_loss", setting="x=0 y=0").values
+        centre = table.pick(run="bp", measure="plane_loss", setting=Setting.of(x=0, y=0)).values
         assert rows.values[:1] == pytest.approx(centre, rel=1e-5)
     assert not len(table.pick(run="bp", measure="line_loss"))
 

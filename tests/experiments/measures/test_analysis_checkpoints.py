@@ -5,7 +5,7 @@ from small_runs import made_data, made_images, save_small_run, small_config
 from torch.nn import functional as F
 
 from alignonce.diagnostics import compare_gradients, trajectory_plane
-from alignonce.experiments.facts import AnalysisTable
+from alignonce.experiments.facts import Facts
 from alignonce.experiments.measures.plan import AnalysisPlan
 from alignonce.experiments.measures.run import analyse
 from alignonce.experiments.runs.folder import RunFolder
@@ -40,7 +40,7 @@ def test_every_checkpoint_is_measured_and_the_table_reads_back(analysed):
         rows = result.table.pick(measure=measure)
         steps = {(row.run, row.step) for row in rows if row.step is not None}
         assert steps == {(run, step) for run in ("bp", "fa") for step in (0, 4, 7)}, measure
-    assert list(map(str, AnalysisTable.read_csv(out / "analysis.csv"))) == list(map(str, result.table))
+    assert list(map(str, Facts.read_csv(out / "analysis.csv"))) == list(map(str, result.table))
 
 
 def test_checkpoint_numbers_are_those_of_the_network_of_that_step(analysed, runs):

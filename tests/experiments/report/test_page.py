@@ -8,6 +8,7 @@ import pytest
 
 from alignonce.experiments.figures.style import rule_label
 from alignonce.experiments.report import report_page
+from alignonce.experiments.setting import NO_SETTING
 from made_study import NASTY, RULES, SEEDS, made_content
 
 
@@ -131,7 +132,7 @@ def test_data_is_json_without_characters_that_end_a_script(page):
 def test_data_holds_each_seed_of_each_rule(page, content):
     data = json.loads(page.all("script", id="data")[0][1])
     shown = {(s["rule"], s["seed"]): s["y"][0] for s in data["plots"]["accuracy"]["panels"][0]["series"]}
-    facts = content.evidence.pick(part="main", group="run", measure="test_accuracy", setting="")
+    facts = content.facts.pick(part="main", group="run", measure="test_accuracy", setting=NO_SETTING)
     assert len(shown) == len(facts) == 14
     assert all(shown[f.rule, f.seed] == pytest.approx(100 * f.value, rel=1e-5) for f in facts)
 
@@ -172,9 +173,9 @@ def test_page_is_a_few_megabytes(html):
 def test_study_without_findings_or_measures_makes_a_page(content):
     from dataclasses import replace
 
-    from alignonce.experiments.facts import Evidence
+    from alignonce.experiments.facts import Facts
 
-    page = Page(report_page(replace(content, evidence=Evidence(), findings=[], claims=[], failures={})))
+    page = Page(report_page(replace(content, facts=Facts(), findings=[], claims=[], failures={})))
     text = next(text for _, text in page.all("main"))
     assert "There is nothing yet to judge." in text
     assert "No run failed, and none diverged." in text

@@ -5,9 +5,19 @@ import pytest
 
 from alignonce.experiments.facts import Fact
 from alignonce.experiments.figures.painting import draw_plot
-from alignonce.experiments.figures.panels import Panel, Plot, Series, lines, mean_line, number_tables, shown
+from alignonce.experiments.figures.panels import (
+    Interval,
+    Panel,
+    Plot,
+    Series,
+    lines,
+    mean_line,
+    number_tables,
+    shown,
+)
 from alignonce.experiments.figures.style import dark_page_color
 from alignonce.experiments.report.plots_claims import claim_plot, claim_sweep_plot
+from alignonce.experiments.setting import Setting
 from made_study import made_content
 
 
@@ -17,12 +27,15 @@ def plots():
 
 
 def made_fact(seed, x, value):
-    return Fact("main", "", "fa", seed, "run", "test_accuracy", "", f"epoch={x}", 10, value)
+    return Fact(
+        part="main", rule="fa", seed=seed, group="run", measure="test_accuracy", setting=Setting.of(epoch=x),
+        images=10, value=value,
+    )  # fmt: skip
 
 
 def test_lines_have_one_series_for_each_run_in_the_order_of_places():
     facts = [made_fact(0, 2, 0.5), made_fact(0, 1, 0.25), made_fact(1, 1, 0.5)]
-    found = lines(facts, lambda fact: float(fact.setting[6:]), 100)
+    found = lines(facts, lambda fact: fact.setting.number("epoch"), 100)
     assert found == (Series("fa", 0, (25.0, 50.0), (1.0, 2.0)), Series("fa", 1, (50.0,), (1.0,)))
 
 
@@ -156,3 +169,18 @@ def test_panels_of_few_rules_stand_apart_from_those_of_many_and_name_their_own_r
         "backpropagation",
         "soft alignment 1",
     ]
+
+
+def test_image_and_table_have_the_same_mean_though_a_logarithmic_axis_has_no_place_for_some_values():
+    series = tuple(Series("fa", seed, (value,)) for seed, value in enumerate((-1.0, 2.0, 8.0)))
+    plot = Plot("x", "t", "", (Panel("a", "dots", "b", series, log=True),))
+    (diamond,) = (line for line in draw_plot(plot).axes[0].lines if line.get_marker() == "D")
+    assert diamond.get_xdata() == [3.0]
+    assert number_tables(plot)[0].rows[0][1] == "3.00"
+
+
+def test_statistics_of_an_estimate_are_its_own_interval():
+    series = (Series("fa", 0, (1.0,)), Series("fa", 1, (3.0,)))
+    panel = Panel("a", "dots", "b", series, intervals=(Interval("fa", 1.7, 0.5, 4.0),))
+    found = panel.statistics["fa"]
+    assert (found.mean, found.low, found.high, found.seeds) == (1.7, 0.5, 4.0, 2)

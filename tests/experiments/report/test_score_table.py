@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from alignonce.experiments.facts import Evidence, Fact
+from alignonce.experiments.facts import Fact, Facts
 from alignonce.experiments.figures.panels import NONE
 from alignonce.experiments.report.plots_training import training_plots
 from alignonce.experiments.report.score_table import score_table
+from alignonce.experiments.setting import Setting
 from alignonce.experiments.studies.study import Study
 from made_study import made_content
 
@@ -29,17 +30,34 @@ def study(*rules: str) -> Study:
 
 def content(*rules: str):
     facts = [
-        Fact("main", "", rule, seed, "run", "test_bits_per_byte", "", "", 10, value)
+        Fact(
+            part="main",
+            rule=rule,
+            seed=seed,
+            group="run",
+            measure="test_bits_per_byte",
+            images=10,
+            value=value,
+        )
         for (rule, seed), value in BITS.items()
         if rule in rules
     ]
     facts += [
-        Fact("main", "", "fa", seed, "run", "cosine", layer, f"epoch={epoch}", 0, value + epoch / 10)
+        Fact(
+            part="main",
+            rule="fa",
+            seed=seed,
+            group="run",
+            measure="cosine",
+            item=layer,
+            setting=Setting.of(epoch=epoch),
+            value=value + epoch / 10,
+        )
         for seed in (0, 1)
         for layer, value in (("a", 0.2), ("b", 0.4))
         for epoch in (0, 0.5)
     ]
-    return replace(made_content(study(*rules)), evidence=Evidence(facts), findings=[])
+    return replace(made_content(study(*rules)), facts=Facts(facts), findings=[])
 
 
 def cells(line: str) -> list[str]:
@@ -71,7 +89,7 @@ def test_a_diverged_run_has_no_score_and_is_not_counted():
 
 def test_bits_per_byte_have_figures_of_their_own_that_say_what_is_better():
     made = content("bp", "fa")
-    plots = {p.name: p for plot in training_plots(made.study, made.evidence) if (p := plot.drawable)}
+    plots = {p.name: p for plot in training_plots(made.study, made.facts) if (p := plot.drawable)}
     assert set(plots) == {"bits-per-byte"}
     (panel,) = plots["bits-per-byte"].panels
     assert panel.values == "bits per byte (lower is better)"

@@ -58,11 +58,12 @@ def test_numbers_are_all_facts_and_read_back_exactly(written, content):
     table = pq.read_table(out / "numbers.parquet").to_pylist()
     with (out / "numbers.csv").open(newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
-    facts = list(content.evidence)
+    facts = list(content.facts)
     assert len(table) == len(lines) == len(facts)
     for fact, row, line in zip(facts, table, lines, strict=True):
         for values in (row, line):
-            assert [str(values[name]) for name in fact._fields[:-1]] == [str(value) for value in fact[:-1]]
+            found = ["" if values[name] is None else str(values[name]) for name in fact._fields[:-1]]
+            assert found == ["" if value is None else str(value) for value in fact[:-1]]
             value = float(values["value"])
             assert value == fact.value or (math.isnan(value) and math.isnan(fact.value))
 

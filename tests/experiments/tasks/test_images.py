@@ -27,7 +27,7 @@ class Broken(torch.nn.Module):
 
 @pytest.mark.parametrize("fails", [False, True], ids=["succeeds", "fails"])
 def test_testing_leaves_each_part_in_its_own_mode(fails):
-    task = ImageClassification(made_data())
+    task = made_data()
     model = task.build_model(small_config(hidden_norm="batch"))
     frozen = next(m for m in model.modules() if isinstance(m, torch.nn.BatchNorm1d)).eval()
     if fails:

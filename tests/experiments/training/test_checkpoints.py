@@ -1,5 +1,3 @@
-import csv
-
 import pytest
 import torch
 from small_runs import made_data, small_config, without_time
@@ -7,6 +5,7 @@ from small_runs import made_data, small_config, without_time
 from alignonce import feedback_weights
 from alignonce.cli.main import main
 from alignonce.diagnostics import Tracker, compare_gradients
+from alignonce.experiments.facts import Facts
 from alignonce.experiments.runs.folder import RunFolder
 from alignonce.experiments.runs.train_into import train_and_save
 from alignonce.experiments.training.checkpoints import checkpoint_steps
@@ -120,10 +119,9 @@ def test_command_line_tracks_and_keeps_checkpoints(tmp_path, capsys):
     args += ["--device", "cpu", "--rule", "fa", "--out", str(out)]
     assert main([*args, "--checkpoints", "2", "--track", "alignment", "flow", "--track-every", "1"]) == 0
     assert RunFolder(out).checkpoint_steps() == [0, 1]
-    with (out / "diagnostics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["step", "measure", "layer", "value"]
-    assert {row["step"] for row in rows} == {"0", "1"}
-    assert {row["measure"].split(".")[0] for row in rows} == {"weight", "signal", "flow"}
+    tracked = Facts.read_csv(out / "diagnostics.csv")
+    assert tracked.distinct("run", "rule", "group") == [("run", "fa", "tracked")]
+    assert tracked.distinct("step") == [0, 1]
+    assert {fact.measure.split(".")[0] for fact in tracked} == {"weight", "signal", "flow"}
     assert main([*args[:-1], str(tmp_path / "b"), "--track", "flow", "--track-every", "0"]) == 2
     assert "track-every must be 1 or more" in capsys.readouterr().err

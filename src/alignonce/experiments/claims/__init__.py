@@ -1,6 +1,6 @@
 """The claims of the paper, put to the numbers of a study: supported, not supported, or inconclusive.
 
-findings = evaluate(evidence)
+findings = evaluate(facts)
 """
 
 from alignonce.experiments.claims.evaluation import CLAIMS, evaluate

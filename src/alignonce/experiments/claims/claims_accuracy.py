@@ -7,10 +7,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alignonce.experiments.claims.numbers import ACCURACY, Numbers, Place, Quantity
+from alignonce.experiments.claims.numbers import (
+    ACCURACY,
+    Place,
+    Quantity,
+    find_all,
+    places_of,
+    seeds_of,
+)
 from alignonce.experiments.claims.questions import Answer, Claim, Question, compared, others
 from alignonce.experiments.claims.samples import Samples, Term, weighted_sum
-from alignonce.experiments.facts import cell_settings
+from alignonce.experiments.facts import Facts, cell_settings
+from alignonce.experiments.setting import NO_SETTING, Setting
 
 MARGIN = 2.0
 """Points of accuracy below backpropagation that still count as comparable to it."""
@@ -36,35 +44,35 @@ BETTER_THAN_FA = compared(
 )  # fmt: skip
 
 
-def _epoch(fact_setting: str) -> float:
-    return float(fact_setting.removeprefix("epoch="))
+def _epoch(setting: Setting) -> float:
+    return setting.number("epoch")
 
 
-def _after_one_epoch(numbers: Numbers) -> Iterator[Answer]:
-    for place in numbers.places:
-        for rule in others(numbers, place, "fa"):
-            epochs = _common_epochs(numbers, place, (rule, "fa"))
+def _after_one_epoch(facts: Facts) -> Iterator[Answer]:
+    for place in places_of(facts):
+        for rule in others(facts, place, "fa"):
+            epochs = _common_epochs(facts, place, (rule, "fa"))
             if not epochs:
                 continue
             epoch = min(epochs, key=lambda setting: abs(_epoch(setting) - 1))
             quantity = ACCURACY._replace(setting=epoch)
             samples = weighted_sum(
-                numbers, [Term(100, place, rule, quantity), Term(-100, place, "fa", quantity)]
+                facts, [Term(100, place, rule, quantity), Term(-100, place, "fa", quantity)]
             )
             if samples is not None:
                 notes = samples.notes + ((f"measured at {epoch}",) if _epoch(epoch) != 1 else ())
                 yield Answer(place, rule, Samples(samples.values, samples.noise, notes))
 
 
-def _common_epochs(numbers: Numbers, place: Place, rules: tuple[str, ...]) -> set[str]:
+def _common_epochs(facts: Facts, place: Place, rules: tuple[str, ...]) -> set[Setting]:
     """Settings of the tests on the way that some run of each rule has, the start left out."""
     return set.intersection(
         *(
             {
                 fact.setting
-                for seed in numbers.seeds(place, rule)
-                for fact in numbers.all(place, rule, seed, ACCURACY)
-                if fact.setting and _epoch(fact.setting) > 0
+                for seed in seeds_of(facts, place, rule)
+                for fact in find_all(facts, place, rule, seed, ACCURACY)
+                if fact.setting != NO_SETTING and _epoch(fact.setting) > 0
             }
             for rule in rules
         )
@@ -119,9 +127,9 @@ class _Depths(NamedTuple):
         return Place(self.deep.part, self.deep.cell.replace(f"depth={high}", f"depth={low}..{high}"))
 
 
-def _depths(numbers: Numbers) -> Iterator[_Depths]:
+def _depths(facts: Facts) -> Iterator[_Depths]:
     groups: dict[tuple[str, tuple[tuple[str, str], ...]], list[tuple[int, Place]]] = {}
-    for place in numbers.places:
+    for place in places_of(facts):
         settings = cell_settings(place.cell)
         if "depth" in settings:
             depth = int(settings.pop("depth"))
@@ -140,10 +148,10 @@ def _lost_with_depth(depths: _Depths, rule: str) -> list[Term]:
     ]
 
 
-def _reference_remark(numbers: Numbers, depths: _Depths) -> tuple[str, ...]:
+def _reference_remark(facts: Facts, depths: _Depths) -> tuple[str, ...]:
     """Backpropagation itself may fail in deep networks; then a small gap to it is no praise."""
     lost = weighted_sum(
-        numbers,
+        facts,
         [Term(100, depths.shallow, "bp", ACCURACY), Term(-100, depths.deep, "bp", ACCURACY)],
     )
     points = float(np.mean(list(lost.values.values()))) if lost is not None and lost.values else 0.0
@@ -151,12 +159,12 @@ def _reference_remark(numbers: Numbers, depths: _Depths) -> tuple[str, ...]:
 
 
 def _in_depth(claim: Claim, rules: tuple[str, ...] | None) -> Question:
-    def answers(numbers: Numbers) -> Iterator[Answer]:
-        for depths in _depths(numbers):
-            for rule in others(numbers, depths.deep, "bp"):
-                samples = weighted_sum(numbers, _lost_with_depth(depths, rule))
+    def answers(facts: Facts) -> Iterator[Answer]:
+        for depths in _depths(facts):
+            for rule in others(facts, depths.deep, "bp"):
+                samples = weighted_sum(facts, _lost_with_depth(depths, rule))
                 if samples is not None and (rules is None or rule in rules):
-                    notes = samples.notes + _reference_remark(numbers, depths)
+                    notes = samples.notes + _reference_remark(facts, depths)
                     yield Answer(depths.name, rule, Samples(samples.values, samples.noise, notes))
 
     return Question(claim, answers)
@@ -184,10 +192,10 @@ HOLDS_WITH_DEPTH = _in_depth(
 )  # fmt: skip
 
 
-def _fa_at_the_deepest(numbers: Numbers) -> Iterator[Answer]:
-    for depths in _depths(numbers):
+def _fa_at_the_deepest(facts: Facts) -> Iterator[Answer]:
+    for depths in _depths(facts):
         terms = [Term(100, depths.deep, "bp", ACCURACY), Term(-100, depths.deep, "fa", ACCURACY)]
-        samples = weighted_sum(numbers, terms)
+        samples = weighted_sum(facts, terms)
         if samples is not None:
             yield Answer(depths.deep, "fa", samples)
 

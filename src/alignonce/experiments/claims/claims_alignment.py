@@ -7,19 +7,20 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
-from alignonce.experiments.claims.numbers import ACCURACY, Numbers, Place, Quantity
+from alignonce.experiments.claims.numbers import ACCURACY, Place, find, places_of, rules_at, seeds_of
 from alignonce.experiments.claims.questions import Answer, Claim, Question
 from alignonce.experiments.claims.samples import Samples, Term, weighted_sum
 from alignonce.experiments.config.rule_specs import ALL_COSINES, split_rule
+from alignonce.experiments.facts import Facts
 
 COSINE_MARGIN = 0.1
 """How much the mean cosine of W and B may fall during training and still be called kept."""
 
 
-def _cosines(numbers: Numbers, place: Place) -> dict[float, str]:
+def _cosines(facts: Facts, place: Place) -> dict[float, str]:
     """The rules that differ in nothing but the cosine of W and B at the start, by cosine."""
     found = {}
-    for rule in numbers.rules(place):
+    for rule in rules_at(facts, place):
         kind, values = split_rule(rule)
         if kind.name == "fa":
             found[0.0] = rule
@@ -28,17 +29,17 @@ def _cosines(numbers: Numbers, place: Place) -> dict[float, str]:
     return dict(sorted(found.items()))
 
 
-def _rank_correlations(numbers: Numbers) -> Iterator[Answer]:
-    for place in numbers.places:
-        cosines = _cosines(numbers, place)
+def _rank_correlations(facts: Facts) -> Iterator[Answer]:
+    for place in places_of(facts):
+        cosines = _cosines(facts, place)
         if len(cosines) < 3:
             continue
         values: dict[int, float] = {}
         notes: list[str] = []
         by_seed: dict[int, dict[float, float]] = {}
-        for seed in sorted({seed for rule in cosines.values() for seed in numbers.seeds(place, rule)}):
-            facts = {cosine: numbers.one(place, rule, seed, ACCURACY) for cosine, rule in cosines.items()}
-            by_seed[seed] = {cosine: fact.value for cosine, fact in facts.items() if fact is not None}
+        for seed in sorted({seed for rule in cosines.values() for seed in seeds_of(facts, place, rule)}):
+            found = {cosine: find(facts, place, rule, seed, ACCURACY) for cosine, rule in cosines.items()}
+            by_seed[seed] = {cosine: fact.value for cosine, fact in found.items() if fact is not None}
         if not any(by_seed.values()):
             continue  # What is learnt there has no accuracy.
         for seed, accuracy in by_seed.items():
@@ -63,9 +64,9 @@ RISES_WITH_COSINE = Question(
 )  # fmt: skip
 
 
-def _saturation(numbers: Numbers) -> Iterator[Answer]:
-    for place in numbers.places:
-        cosines = _cosines(numbers, place)
+def _saturation(facts: Facts) -> Iterator[Answer]:
+    for place in places_of(facts):
+        cosines = _cosines(facts, place)
         between = [cosine for cosine in cosines if 0 < cosine < 1]
         if not between or not {0.0, 1.0} <= set(cosines):
             continue
@@ -73,7 +74,7 @@ def _saturation(numbers: Numbers) -> Iterator[Answer]:
         first, second = 100 / middle, 100 / (1 - middle)
         weights = {0.0: -first, middle: first + second, 1.0: -second}
         samples = weighted_sum(
-            numbers, [Term(weight, place, cosines[cosine], ACCURACY) for cosine, weight in weights.items()]
+            facts, [Term(weight, place, cosines[cosine], ACCURACY) for cosine, weight in weights.items()]
         )
         if samples is not None:
             yield Answer(place, ALL_COSINES, samples)
@@ -91,24 +92,26 @@ SATURATES = Question(
 )  # fmt: skip
 
 
-def _alignment_change(numbers: Numbers) -> Iterator[Answer]:
-    for place in numbers.places:
-        for rule in numbers.rules(place):
+def _alignment_change(facts: Facts) -> Iterator[Answer]:
+    for place in places_of(facts):
+        for rule in rules_at(facts, place):
             values = {}
-            for seed in numbers.seeds(place, rule):
-                changes = list(_layer_changes(numbers, place, rule, seed))
+            for seed in seeds_of(facts, place, rule):
+                changes = list(_layer_changes(facts, place, rule, seed))
                 if changes:
                     values[seed] = float(np.mean(changes))
             if values and rule != "bp":
                 yield Answer(place, rule, Samples(values))
 
 
-def _layer_changes(numbers: Numbers, place: Place, rule: str, seed: int) -> Iterator[float]:
-    for layer in numbers.layers(place, rule, seed, "run", "cosine"):
-        facts = numbers.all(place, rule, seed, Quantity("run", "cosine", layer))
+def _layer_changes(facts: Facts, place: Place, rule: str, seed: int) -> Iterator[float]:
+    cosines = facts.pick(
+        part=place.part, cell=place.cell, rule=rule, seed=seed, group="run", measure="cosine"
+    )
+    for layer in cosines.distinct("item"):
         ordered = sorted(
-            (float(fact.setting.removeprefix("epoch=")), fact.value)
-            for fact in facts
+            (fact.setting.number("epoch"), fact.value)
+            for fact in cosines.pick(item=layer)
             if np.isfinite(fact.value)
         )
         if len(ordered) > 1:

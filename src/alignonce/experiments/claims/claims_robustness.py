@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from alignonce.experiments.claims.claims_solutions import NAMES
-from alignonce.experiments.claims.numbers import Numbers, Place, Quantity
+from alignonce.experiments.claims.numbers import Place, Quantity, find_all, places_of, seeds_of
 from alignonce.experiments.claims.questions import Answer, Claim, Question, compared, others
 from alignonce.experiments.claims.samples import Samples, Term, weighted_sum
-from alignonce.experiments.measures.summary import USUAL_EPS
+from alignonce.experiments.facts import USUAL_EPS, Facts
+from alignonce.experiments.setting import Setting
 
 _CORRUPTED = Quantity("corruptions", "mean_accuracy", share_of_images=True)
 _CLEAN = Quantity("corruptions", "accuracy", "none", share_of_images=True)
@@ -42,49 +43,49 @@ def _corruption(baseline: str) -> tuple[Question, Question]:
 def _attacked(claim: Claim, attack: str, route: str) -> Question:
     """Accuracy under an attack, at the measured radius nearest to the usual one, less the baseline's."""
 
-    def answers(numbers: Numbers) -> Iterator[Answer]:
-        for place in numbers.places:
-            for rule in others(numbers, place, claim.baseline):
+    def answers(facts: Facts) -> Iterator[Answer]:
+        for place in places_of(facts):
+            for rule in others(facts, place, claim.baseline):
                 rules = (rule, str(claim.baseline))
-                radii = set.intersection(*(_radii(numbers, place, name, attack, route) for name in rules))
+                radii = set.intersection(*(_radii(facts, place, name, attack, route) for name in rules))
                 if not radii:
                     continue
-                eps = min(radii, key=lambda text: abs(float(text) - USUAL_EPS))
-                quantity = Quantity("adversarial", "accuracy", attack, f"route={route} eps={eps}", True)
+                eps = min(radii, key=lambda eps: abs(eps - USUAL_EPS))
+                quantity = Quantity("adversarial", "accuracy", attack, Setting.of(route=route, eps=eps), True)
                 terms = [Term(w, place, name, quantity) for w, name in zip((100, -100), rules, strict=True)]
-                samples = weighted_sum(numbers, terms)
+                samples = weighted_sum(facts, terms)
                 if samples is not None:
-                    radius = f"at eps {255 * float(eps):.3g}/255"
-                    notes = (radius, *_masking(numbers, place, rule, route), *samples.notes)
+                    radius = f"at eps {255 * eps:.3g}/255"
+                    notes = (radius, *_masking(facts, place, rule, route), *samples.notes)
                     yield Answer(place, rule, Samples(samples.values, samples.noise, notes))
 
     return Question(claim, answers)
 
 
-def _radii(numbers: Numbers, place: Place, rule: str, attack: str, route: str) -> set[str]:
-    quantity = Quantity("adversarial", "accuracy", attack, f"route={route}")
+def _radii(facts: Facts, place: Place, rule: str, attack: str, route: str) -> set[float]:
+    quantity = Quantity("adversarial", "accuracy", attack, setting=Setting.of(route=route))
     return {
-        dict(word.split("=", 1) for word in fact.setting.split())["eps"]
-        for seed in numbers.seeds(place, rule)
-        for fact in numbers.all(place, rule, seed, quantity)
+        fact.setting.number("eps")
+        for seed in seeds_of(facts, place, rule)
+        for fact in find_all(facts, place, rule, seed, quantity)
     }
 
 
-def _masking(numbers: Numbers, place: Place, rule: str, route: str) -> tuple[str, ...]:
+def _masking(facts: Facts, place: Place, rule: str, route: str) -> tuple[str, ...]:
     """What the analysis says against numbers by gradients; the black box needs none."""
     if route == "black-box":
         return ()
     found = {
-        seed: numbers.all(place, rule, seed, Quantity("adversarial", "masking"))
-        for seed in numbers.seeds(place, rule)
+        seed: find_all(facts, place, rule, seed, Quantity("adversarial", "masking"))
+        for seed in seeds_of(facts, place, rule)
     }
-    masked = [facts[0].setting for facts in found.values() if facts and facts[0].value == 1]
+    first = [next(iter(own)) for own in found.values() if len(own)]
+    masked = [fact.setting for fact in first if fact.value == 1]
     if not masked:
         return ()
-    runs = sum(bool(facts) for facts in found.values())
     return (
-        f"gradient masking in {len(masked)} of {runs} runs, so that this number flatters the rule; for one, "
-        f"{masked[0]}",
+        f"gradient masking in {len(masked)} of {len(first)} runs, so that this number flatters the rule; "
+        f"for one, {masked[0]}",
     )
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from alignonce.experiments.claims.numbers import Quantity
 from alignonce.experiments.claims.questions import Claim, Question, compared
+from alignonce.experiments.setting import Setting
 
 NAMES = {"fa": "random feedback", "bp": "backpropagation"}
 
@@ -44,7 +45,8 @@ SOLUTION_QUESTIONS = (
         "largest-eigenvalue", "Flatness",
         "“Flatter minima”: a smaller largest Hessian eigenvalue than {}.",
         "Curvature of the training loss in its steepest direction, by exact gradients.",
-        "largest Hessian eigenvalues", Quantity("curvature", "eigenvalue", setting="rank=1"), "ratio",
+        "largest Hessian eigenvalues", Quantity("curvature", "eigenvalue", setting=Setting.of(rank=1)),
+        "ratio",
     ),
     *_smaller(
         "hessian-trace", "Flatness", "“Flatter minima”: a smaller trace of the Hessian than {}.",
@@ -68,7 +70,8 @@ SOLUTION_QUESTIONS = (
         "“Smoother gradient flow”: error norms vary less over depth than with {}.",
         "Variance over layers of the logarithm of the norm of the error that each layer sends back under its "
         "own rule: 0 if errors neither grow nor fade.",
-        "log-variances", Quantity("flow", "flow.input_log_variance", setting="route=rule"), "ratio",
+        "log-variances", Quantity("flow", "flow.input_log_variance", setting=Setting.of(route="rule")),
+        "ratio",
     ),
     *_smaller(
         "loss-barrier", "Trainability",

@@ -14,11 +14,10 @@ from alignonce.experiments.claims.claims_accuracy import (
 from alignonce.experiments.claims.claims_alignment import ALIGNMENT_QUESTIONS
 from alignonce.experiments.claims.claims_robustness import ROBUSTNESS_QUESTIONS
 from alignonce.experiments.claims.claims_solutions import SOLUTION_QUESTIONS
-from alignonce.experiments.claims.numbers import Numbers
 from alignonce.experiments.claims.questions import Claim, Finding, Question
 from alignonce.experiments.claims.verdicts import judge
 from alignonce.experiments.config.seeds import derived_seed
-from alignonce.experiments.facts import Evidence
+from alignonce.experiments.facts import Facts
 
 QUESTIONS: tuple[Question, ...] = (
     *ACCURACY_QUESTIONS, *DEPTH_QUESTIONS, *ALIGNMENT_QUESTIONS, *SOLUTION_QUESTIONS, *ROBUSTNESS_QUESTIONS,
@@ -28,7 +27,7 @@ CLAIMS: tuple[Claim, ...] = tuple(question.claim for question in QUESTIONS)
 
 
 def evaluate(
-    evidence: Evidence,
+    facts: Facts,
     *,
     seed: int = 0,
     resamples: int = 2000,
@@ -41,7 +40,7 @@ def evaluate(
     among many, some miss by chance, and no correction is made.
 
     Args:
-        evidence: the numbers of a study.
+        facts: the numbers of a study.
         seed: of the bootstrap. A finding's interval depends on it and on its own numbers only.
         resamples: of the bootstrap.
         on_progress: called with the number of claims done and of all.
@@ -55,10 +54,9 @@ def evaluate(
     """
     if resamples < 100:
         raise ValueError(f"resamples must be at least 100, got {resamples}")
-    numbers = Numbers(evidence)
     findings = []
     for done, question in enumerate(questions, start=1):
-        for answer in question.answers(numbers):
+        for answer in question.answers(facts):
             purpose = "|".join((question.claim.id, *answer.place, answer.rule))
             generator = np.random.default_rng(derived_seed(seed, purpose))
             findings.append(

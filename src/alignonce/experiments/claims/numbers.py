@@ -1,14 +1,14 @@
-"""The numbers of a study, ready to be looked up by run and measure."""
+"""How claims look up the numbers of a study: by place, rule, seed and quantity."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alignonce.experiments.facts import Evidence, Fact
+from alignonce.experiments.facts import Fact, Facts
+from alignonce.experiments.setting import NO_SETTING, Setting
 
 
 class Place(NamedTuple):
@@ -19,140 +19,124 @@ class Place(NamedTuple):
 
 
 class Quantity(NamedTuple):
-    """What is looked up of a run; `setting` holds the words that the fact's setting must have."""
+    """What is looked up of a run; `setting` holds the entries that the fact's setting must have."""
 
     group: str
     measure: str
     item: str = ""
-    setting: str = ""
+    setting: Setting = NO_SETTING
     share_of_images: bool = False
     """Whether the value is a share of `Fact.images`, so that other images would have given another one."""
 
 
 ACCURACY = Quantity("run", "test_accuracy", share_of_images=True)
 _DIVERGED = Quantity("run", "diverged")
-_Key = tuple[Place, str, int, str, str, str]
 
 
-class Numbers:
-    """An index of evidence.
+def places_of(facts: Facts) -> list[Place]:
+    """List all parts and cells.
 
     Args:
-        evidence: of a study.
+        facts: of a study.
+
+    Returns:
+        The places, in the order of the study.
     """
+    return [Place(*place) for place in facts.distinct("part", "cell")]
 
-    def __init__(self, evidence: Evidence) -> None:
-        self._evidence = evidence
-        self._facts: dict[_Key, list[Fact]] = {}
-        self._seeds: dict[Place, dict[str, dict[int, None]]] = {}
-        for fact in evidence:
-            place = Place(fact.part, fact.cell)
-            key = (place, fact.rule, fact.seed, fact.group, fact.measure, fact.item)
-            self._facts.setdefault(key, []).append(fact)
-            self._seeds.setdefault(place, {}).setdefault(fact.rule, {})[fact.seed] = None
 
-    @property
-    def places(self) -> list[Place]:
-        """All parts and cells, in the order of the study."""
-        return list(self._seeds)
+def rules_at(facts: Facts, place: Place) -> list[str]:
+    """List the learning rules of a place.
 
-    def rules(self, place: Place) -> list[str]:
-        """List the learning rules of a place.
+    Args:
+        facts: of a study.
+        place: the part and cell.
 
-        Args:
-            place: the part and cell.
+    Returns:
+        Those that there are numbers of.
+    """
+    return facts.pick(part=place.part, cell=place.cell).distinct("rule")
 
-        Returns:
-            Those that there are numbers of.
-        """
-        return list(self._seeds.get(place, {}))
 
-    def seeds(self, place: Place, rule: str) -> list[int]:
-        """List the seeds of a rule.
+def seeds_of(facts: Facts, place: Place, rule: str) -> list[int]:
+    """List the seeds of a rule.
 
-        Args:
-            place: the part and cell.
-            rule: the learning rule.
+    Args:
+        facts: of a study.
+        place: the part and cell.
+        rule: the learning rule.
 
-        Returns:
-            Those that there are numbers of.
-        """
-        return list(self._seeds.get(place, {}).get(rule, {}))
+    Returns:
+        Those that there are numbers of.
+    """
+    return facts.pick(part=place.part, cell=place.cell, rule=rule).distinct("seed")
 
-    def all(self, place: Place, rule: str, seed: int, quantity: Quantity) -> list[Fact]:
-        """Look up every fact of a quantity.
 
-        Args:
-            place: the part and cell.
-            rule: the learning rule.
-            seed: of the run.
-            quantity: what to look up.
+def find_all(facts: Facts, place: Place, rule: str, seed: int, quantity: Quantity) -> Facts:
+    """Look up every fact of a quantity.
 
-        Returns:
-            The facts, in order. A quantity without a setting is met by any.
-        """
-        facts = self._facts.get((place, rule, seed, quantity.group, quantity.measure, quantity.item), [])
-        words = set(quantity.setting.split())
-        return [fact for fact in facts if words <= set(fact.setting.split())]
+    Args:
+        facts: of a study.
+        place: the part and cell.
+        rule: the learning rule.
+        seed: of the run.
+        quantity: what to look up.
 
-    def one(self, place: Place, rule: str, seed: int, quantity: Quantity) -> Fact | None:
-        """Look up one number; of a run's own measures, the one at the end unless a setting says otherwise.
+    Returns:
+        The facts, in order. A quantity without a setting is met by any.
+    """
+    found = facts.pick(
+        part=place.part, cell=place.cell, rule=rule, seed=seed,
+        group=quantity.group, measure=quantity.measure, item=quantity.item,
+    )  # fmt: skip
+    return found.having(quantity.setting)
 
-        Args:
-            place: the part and cell.
-            rule: the learning rule.
-            seed: of the run.
-            quantity: what to look up.
 
-        Returns:
-            The fact, or None if there is none.
-        """
-        facts = self.all(place, rule, seed, quantity)
-        if quantity.group == "run" and not quantity.setting:
-            facts = [fact for fact in facts if not fact.setting]
-        return facts[0] if facts else None
+def find(facts: Facts, place: Place, rule: str, seed: int, quantity: Quantity) -> Fact | None:
+    """Look up one number; of a run's own measures, the one at the end unless a setting says otherwise.
 
-    def diverged(self, place: Place, rule: str, seed: int) -> bool:
-        """Tell whether a run diverged.
+    Args:
+        facts: of a study.
+        place: the part and cell.
+        rule: the learning rule.
+        seed: of the run.
+        quantity: what to look up.
 
-        Args:
-            place: the part and cell.
-            rule: the learning rule.
-            seed: of the run.
+    Returns:
+        The fact, or None if there is none.
+    """
+    found = find_all(facts, place, rule, seed, quantity)
+    if quantity.group == "run" and quantity.setting == NO_SETTING:
+        found = found.pick(setting=NO_SETTING)
+    return next(iter(found), None)
 
-        Returns:
-            True if it is known that it did.
-        """
-        fact = self.one(place, rule, seed, _DIVERGED)
-        return fact is not None and fact.value == 1
 
-    def correct(self, place: Place, rule: str, seed: int) -> NDArray[np.bool_] | None:
-        """Tell which test images a run classified rightly.
+def has_diverged(facts: Facts, place: Place, rule: str, seed: int) -> bool:
+    """Return whether a run is known to have diverged.
 
-        Args:
-            place: the part and cell.
-            rule: the learning rule.
-            seed: of the run.
+    Args:
+        facts: of a study.
+        place: the part and cell.
+        rule: the learning rule.
+        seed: of the run.
 
-        Returns:
-            (test images,), or None: it is not known, or the run diverged, so that its accuracy is set to
-            chance.
-        """
-        return None if self.diverged(place, rule, seed) else self._evidence.correct(*place, rule, seed)
+    Returns:
+        True if it did.
+    """
+    fact = find(facts, place, rule, seed, _DIVERGED)
+    return fact is not None and fact.value == 1
 
-    def layers(self, place: Place, rule: str, seed: int, group: str, measure: str) -> Iterator[str]:
-        """Name the layers that a measure was taken of.
 
-        Args:
-            place: the part and cell.
-            rule: the learning rule.
-            seed: of the run.
-            group: of the measure.
-            measure: its name.
+def right_images(facts: Facts, place: Place, rule: str, seed: int) -> NDArray[np.bool_] | None:
+    """Look up which test images a run classified rightly.
 
-        Yields:
-            The layers.
-        """
-        for key in self._facts:
-            if key[:5] == (place, rule, seed, group, measure):
-                yield key[5]
+    Args:
+        facts: of a study.
+        place: the part and cell.
+        rule: the learning rule.
+        seed: of the run.
+
+    Returns:
+        (test images,), or None: it is not known, or the run diverged, so that its accuracy is set to chance.
+    """
+    return None if has_diverged(facts, place, rule, seed) else facts.correct(*place, rule, seed)

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from alignonce.experiments.claims.numbers import Numbers, Place, Quantity
+from alignonce.experiments.claims.numbers import Place, Quantity, places_of, rules_at
 from alignonce.experiments.claims.samples import Samples, Term, weighted_sum
+from alignonce.experiments.facts import Facts
 
 Kind = Literal["difference", "ratio", "rank correlation"]
 Verdict = Literal["supported", "not supported", "inconclusive"]
@@ -78,7 +79,7 @@ class Question:
     """A claim, and how to find its values: one answer for each place and rule that has what it takes."""
 
     claim: Claim
-    answers: Callable[[Numbers], Iterator[Answer]]
+    answers: Callable[[Facts], Iterator[Answer]]
 
 
 def compared(
@@ -100,32 +101,32 @@ def compared(
         The question.
     """
 
-    def answers(numbers: Numbers) -> Iterator[Answer]:
-        for place in numbers.places:
-            for rule in others(numbers, place, claim.baseline):
+    def answers(facts: Facts) -> Iterator[Answer]:
+        for place in places_of(facts):
+            for rule in others(facts, place, claim.baseline):
                 terms = [
                     Term(sign * weight, place, which, what)
                     for which, sign in ((rule, factor), (str(claim.baseline), -factor))
                     for what, weight in ((quantity, 1.0), (relative_to, -1.0))
                     if what is not None
                 ]
-                samples = weighted_sum(numbers, terms, logarithm=claim.kind == "ratio")
+                samples = weighted_sum(facts, terms, logarithm=claim.kind == "ratio")
                 if samples is not None:
                     yield Answer(place, rule, samples)
 
     return Question(claim, answers)
 
 
-def others(numbers: Numbers, place: Place, baseline: str | None) -> list[str]:
+def others(facts: Facts, place: Place, baseline: str | None) -> list[str]:
     """List the rules that a baseline is compared with.
 
     Args:
-        numbers: of the study.
+        facts: of the study.
         place: where.
         baseline: the rule.
 
     Returns:
         All rules but it; none if it is not there.
     """
-    rules = numbers.rules(place)
+    rules = rules_at(facts, place)
     return [rule for rule in rules if rule != baseline] if baseline in rules else []

@@ -10,8 +10,16 @@ from typing import NamedTuple
 import numpy as np
 
 from alignonce.experiments.claims.bootstrap import CountedImages, ImageNoise, KnownImages, Share
-from alignonce.experiments.claims.numbers import ACCURACY, Numbers, Place, Quantity
-from alignonce.experiments.facts import Fact
+from alignonce.experiments.claims.numbers import (
+    ACCURACY,
+    Place,
+    Quantity,
+    find,
+    has_diverged,
+    right_images,
+    seeds_of,
+)
+from alignonce.experiments.facts import Fact, Facts
 
 
 @dataclass(frozen=True)
@@ -32,11 +40,11 @@ class Term(NamedTuple):
     quantity: Quantity
 
 
-def weighted_sum(numbers: Numbers, terms: Sequence[Term], *, logarithm: bool = False) -> Samples | None:
+def weighted_sum(facts: Facts, terms: Sequence[Term], *, logarithm: bool = False) -> Samples | None:
     """Add up numbers of several runs, seed by seed.
 
     Args:
-        numbers: of the study.
+        facts: of the study.
         terms: what to add.
         logarithm: whether to add logarithms, as for a ratio.
 
@@ -45,29 +53,29 @@ def weighted_sum(numbers: Numbers, terms: Sequence[Term], *, logarithm: bool = F
         number was measured of no run at all.
     """
     runs = list(dict.fromkeys((term.place, term.rule) for term in terms))
-    seeds = sorted({seed for place, rule in runs for seed in numbers.seeds(place, rule)})
-    table = {seed: [numbers.one(t.place, t.rule, seed, t.quantity) for t in terms] for seed in seeds}
-    if any(not numbers.seeds(place, rule) for place, rule in runs):
+    seeds = sorted({seed for place, rule in runs for seed in seeds_of(facts, place, rule)})
+    table = {seed: [find(facts, t.place, t.rule, seed, t.quantity) for t in terms] for seed in seeds}
+    if any(not seeds_of(facts, place, rule) for place, rule in runs):
         return None
-    if not any(fact is not None for facts in table.values() for fact in facts):
+    if not any(fact is not None for own in table.values() for fact in own):
         return None
     notes: list[str] = []
     usable: dict[int, list[Fact]] = {}
-    for seed, facts in table.items():
-        known = [fact for fact in facts if fact is not None and _fits(fact.value, logarithm)]
+    for seed, own in table.items():
+        known = [fact for fact in own if fact is not None and _fits(fact.value, logarithm)]
         if len(known) == len(terms):
             usable[seed] = known
         else:
-            notes.append(_left_out(numbers, terms, facts, seed, logarithm))
+            notes.append(_left_out(facts, terms, own, seed, logarithm))
     values = {
         seed: sum(
             term.weight * (math.log(fact.value) if logarithm else fact.value)
-            for term, fact in zip(terms, facts, strict=True)
+            for term, fact in zip(terms, own, strict=True)
         )
-        for seed, facts in usable.items()
+        for seed, own in usable.items()
     }
-    notes += _chance_notes(numbers, terms, list(usable))
-    return Samples(values, _noise(numbers, terms, usable, logarithm), tuple(dict.fromkeys(notes)))
+    notes += _chance_notes(facts, terms, list(usable))
+    return Samples(values, _noise(facts, terms, usable, logarithm), tuple(dict.fromkeys(notes)))
 
 
 def _fits(value: float, logarithm: bool) -> bool:
@@ -75,37 +83,37 @@ def _fits(value: float, logarithm: bool) -> bool:
 
 
 def _left_out(
-    numbers: Numbers, terms: Sequence[Term], facts: Sequence[Fact | None], seed: int, logarithm: bool
+    facts: Facts, terms: Sequence[Term], own: Sequence[Fact | None], seed: int, logarithm: bool
 ) -> str:
     reasons = []
-    for term, fact in zip(terms, facts, strict=True):
+    for term, fact in zip(terms, own, strict=True):
         if fact is not None and _fits(fact.value, logarithm):
             continue
         what = "was not measured" if fact is None else f"is {fact.value:.3g}"
-        why = " (the run diverged)" if numbers.diverged(term.place, term.rule, seed) else ""
+        why = " (the run diverged)" if has_diverged(facts, term.place, term.rule, seed) else ""
         reasons.append(f"{term.quantity.measure} of {term.rule} {what}{why}")
     return f"seed {seed} left out: {', '.join(dict.fromkeys(reasons))}"
 
 
-def _chance_notes(numbers: Numbers, terms: Sequence[Term], seeds: Sequence[int]) -> list[str]:
+def _chance_notes(facts: Facts, terms: Sequence[Term], seeds: Sequence[int]) -> list[str]:
     """Runs that diverged and still count, by the accuracy that they are given."""
     return [
         f"{term.rule}, seed {seed}, diverged: its accuracy counts as chance"
         for term in terms
         if term.quantity == ACCURACY
         for seed in seeds
-        if numbers.diverged(term.place, term.rule, seed)
+        if has_diverged(facts, term.place, term.rule, seed)
     ]
 
 
 def _noise(
-    numbers: Numbers, terms: Sequence[Term], usable: dict[int, list[Fact]], logarithm: bool
+    facts: Facts, terms: Sequence[Term], usable: dict[int, list[Fact]], logarithm: bool
 ) -> ImageNoise | None:
     shares = [place for place, term in enumerate(terms) if term.quantity.share_of_images]
-    if not usable or not shares or any(facts[i].images == 0 for facts in usable.values() for i in shares):
+    if not usable or not shares or any(own[i].images == 0 for own in usable.values() for i in shares):
         return None
     if not logarithm and all(term.quantity == ACCURACY for term in terms):
-        known = [[numbers.correct(t.place, t.rule, seed) for t in terms] for seed in usable]
+        known = [[right_images(facts, t.place, t.rule, seed) for t in terms] for seed in usable]
         rows = [
             sum(term.weight * right for term, right in zip(terms, rights, strict=True) if right is not None)
             for rights in known
@@ -119,12 +127,12 @@ def _noise(
             [
                 # A logarithm moves by the share's own relative change.
                 Share(
-                    terms[i].weight / facts[i].value if logarithm else terms[i].weight,
-                    facts[i].value,
-                    facts[i].images,
+                    terms[i].weight / own[i].value if logarithm else terms[i].weight,
+                    own[i].value,
+                    own[i].images,
                 )
                 for i in shares
             ]
-            for facts in usable.values()
+            for own in usable.values()
         ]
     )

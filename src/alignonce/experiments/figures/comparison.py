@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
-from statistics import fmean, stdev
-from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from alignonce.experiments.facts import Fact, Facts
+from alignonce.experiments.figures.captions import describe_network, describe_seeds
+from alignonce.experiments.figures.panels import Panel, dots, lines
+from alignonce.experiments.figures.style import rule_color, rule_label, style
 from alignonce.experiments.runs.folder import RunRecord
 from alignonce.experiments.runs.records import error_carrying_layers
 from alignonce.experiments.runs.scores import Score, score_of
-
-if TYPE_CHECKING:
-    pass
-from alignonce.experiments.figures.style import rule_color, rule_label, style
+from alignonce.experiments.setting import NO_SETTING
 
 
 def comparison_figure(runs: Sequence[RunRecord]) -> Figure:
@@ -37,45 +35,51 @@ def comparison_figure(runs: Sequence[RunRecord]) -> Figure:
     """
     if not runs:
         raise ValueError("runs must not be empty: there is nothing to draw")
-    by_rule: dict[str, list[RunRecord]] = defaultdict(list)
-    for run in runs:
-        by_rule[run.config.rule].append(run)
     score = score_of(runs[0])
+    rules, facts, name = list(dict.fromkeys(r.config.rule for r in runs)), _facts(runs, score), score.title
+    of_score = facts.pick(measure=score.metric)
+    at_end = dots(of_score.pick(setting=NO_SETTING), score.factor)
+    final = Panel(f"{name.capitalize()} at the end", "dots", score.axis, at_end)
+    curve = _lines(
+        of_score.where(lambda fact: fact.setting != NO_SETTING),
+        f"{name.capitalize()} over training",
+        score.axis,
+        score.factor,
+    )
     with style():
         figure = Figure(figsize=(10, 3.6), layout="constrained")
         FigureCanvasAgg(figure)
         finals, curves, angles = figure.subplots(1, 3, width_ratios=(1.15, 1, 1))
-        _draw_finals(finals, by_rule, score)
-        _draw_curves(curves, by_rule, score)
-        _draw_angles(angles, by_rule)
+        _draw_finals(finals, final, rules, score)
+        _draw_curves(curves, curve)
+        _draw_angles(angles, facts.pick(measure="angle_deg"))
         figure.suptitle(_describe(runs), x=0.005, ha="left", fontsize=8.5, color="#555555")
     return figure
 
 
-def _draw_finals(axes: Axes, by_rule: dict[str, list[RunRecord]], score: Score) -> None:
-    axes.set_title(f"{score.title.capitalize()} at the end")
-    rules = list(by_rule)
-    lowest, highest = math.inf, -math.inf
+def _draw_finals(axes: Axes, panel: Panel, rules: Sequence[str], score: Score) -> None:
+    axes.set_title(panel.title)
     for row, rule in enumerate(rules):
-        values = [score.factor * s for run in by_rule[rule] if (s := _final(run, score)) is not None]
-        if not values:
+        found = panel.statistics.get(rule)
+        if found is None or not found.seeds:
             axes.text(0.5, row, "diverged", transform=axes.get_yaxis_transform(), ha="center", va="center")
             continue
-        lowest, highest = min(lowest, *values), max(highest, *values)
-        mean, color = fmean(values), rule_color(rule)
-        if len(values) > 1:
+        color = rule_color(rule)
+        if found.seeds > 1:
+            values = [series.y[0] for series in panel.series if series.rule == rule]
             axes.plot(values, [row] * len(values), "|", color=color, markersize=8, alpha=0.6)
-            axes.errorbar(mean, row, xerr=stdev(values), color=color, capsize=3, linewidth=1.5)
-        axes.plot(mean, row, "o", color=color, markersize=7)
+            axes.errorbar(found.mean, row, xerr=found.deviation, color=color, capsize=3, linewidth=1.5)
+        axes.plot(found.mean, row, "o", color=color, markersize=7)
         axes.annotate(
-            f"{mean:.{score.decimals}f}",
-            (mean, row),
+            f"{found.mean:.{score.decimals}f}",
+            (found.mean, row),
             (0, 7),
             textcoords="offset points",
             ha="center",
             color="#333333",
         )
-    if highest >= lowest:
+    if values := [series.y[0] for series in panel.series]:
+        lowest, highest = min(values), max(values)
         margin = max(score.factor / 100, 0.12 * (highest - lowest))
         most = 100 + margin / 2 if score.unit == "%" else math.inf
         axes.set_xlim(lowest - margin, min(most, highest + margin))
@@ -83,29 +87,26 @@ def _draw_finals(axes: Axes, by_rule: dict[str, list[RunRecord]], score: Score) 
     axes.set_ylim(len(rules) - 0.5, -0.7)
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel(score.axis)
+    axes.set_xlabel(panel.values)
 
 
-def _draw_curves(axes: Axes, by_rule: dict[str, list[RunRecord]], score: Score) -> None:
-    axes.set_title(f"{score.title.capitalize()} over training")
-    for rule, runs in by_rule.items():
-        epochs, values = _mean_series(runs, score.metric, [""])
-        axes.plot(epochs, [score.factor * v for v in values], color=rule_color(rule), linewidth=1.6)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel(score.axis)
+def _draw_curves(axes: Axes, panel: Panel) -> None:
+    axes.set_title(panel.title)
+    for rule, means in panel.means.items():
+        axes.plot(*_points(means), color=rule_color(rule), linewidth=1.6)
+    axes.set_xlabel(panel.along)
+    axes.set_ylabel(panel.values)
     axes.set_xlim(left=0)
 
 
-def _draw_angles(axes: Axes, by_rule: dict[str, list[RunRecord]]) -> None:
+def _draw_angles(axes: Axes, angles: Facts) -> None:
     axes.set_title("Angle between W and B")
-    for rule, runs in by_rule.items():
-        layers = error_carrying_layers(runs[0].metrics)
-        for layer in layers:
-            axes.plot(
-                *_mean_series(runs, "angle_deg", [layer]), color=rule_color(rule), linewidth=0.6, alpha=0.45
-            )
-        if layers:
-            axes.plot(*_mean_series(runs, "angle_deg", layers), color=rule_color(rule), linewidth=2)
+    for rule in angles.distinct("rule"):
+        own = angles.pick(rule=rule)
+        for layer in own.distinct("item"):
+            means = _lines(own.pick(item=layer)).means[rule]
+            axes.plot(*_points(means), color=rule_color(rule), linewidth=0.6, alpha=0.45)
+        axes.plot(*_points(_lines(own).means[rule]), color=rule_color(rule), linewidth=2)
     axes.axhline(90, color="#999999", linewidth=0.8, linestyle=(0, (4, 3)), zorder=0.5)
     axes.set_yticks(range(0, 181, 30))
     axes.set_ylim(-3, max(99.0, axes.dataLim.y1 + 5))
@@ -114,28 +115,33 @@ def _draw_angles(axes: Axes, by_rule: dict[str, list[RunRecord]]) -> None:
     axes.set_ylabel("angle (degrees)")
 
 
-def _mean_series(
-    runs: Sequence[RunRecord], metric: str, layers: Sequence[str]
-) -> tuple[list[float], list[float]]:
-    """Average over runs and layers, at each epoch that any of them reached."""
-    at_epoch: dict[float, list[float]] = defaultdict(list)
+def _lines(facts: Facts, title: str = "", values: str = "", factor: float = 1.0) -> Panel:
+    series = lines(facts, lambda fact: fact.setting.number("epoch"), factor)
+    return Panel(title, "lines", values, series, along="epoch")
+
+
+def _points(means: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in means], [y for _, y in means]
+
+
+def _facts(runs: Sequence[RunRecord], score: Score) -> Facts:
+    """Scores at the end, without a setting; scores and angles on the way, with their epoch."""
+    facts: list[Fact] = []
     for run in runs:
-        for layer in layers:
-            for epoch, value in zip(*run.metrics.series(metric, layer), strict=True):
-                at_epoch[epoch].append(value)
-    epochs = sorted(at_epoch)
-    return epochs, [fmean(at_epoch[epoch]) for epoch in epochs]
-
-
-def _final(run: RunRecord, score: Score) -> float | None:
-    return None if run.summary.status == "diverged" else run.summary.value(score)
+        config, last = run.config, run.summary.value(score)
+        found = run.metrics.facts(score.metric)
+        for layer in error_carrying_layers(run.metrics):
+            found += run.metrics.facts("angle_deg", layer)
+        if last is not None and run.summary.status != "diverged":
+            found.append(Fact(measure=score.metric, value=last))
+        facts += (fact._replace(rule=config.rule, seed=config.seed) for fact in found)
+    return Facts(facts)
 
 
 def _describe(runs: Sequence[RunRecord]) -> str:
     config, data = runs[0].config, runs[0].summary.data
-    seeds = sorted({run.config.seed for run in runs})
     return (
-        f"{data.name} ({data.train_examples:,} training examples), {config.model}, {config.size_words}, "
+        f"{describe_network(runs[0])}, {data.train_examples:,} training examples, "
         f"{config.optimizer} at {config.learning_rate:g}, batches of {config.batch_size}, "
-        + (f"seed {seeds[0]}" if len(seeds) == 1 else f"mean ± s.d. over {len(seeds)} seeds")
+        + describe_seeds(runs, "mean ± s.d.")
     )

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from alignonce.experiments.facts import AnalysisTable, Row, setting_of
+from alignonce.experiments.facts import Facts
+from alignonce.experiments.figures.captions import images_text
+from alignonce.experiments.figures.layer_panels import (
+    ALONG_LAYERS,
+    alignment_panels,
+    flow_panels,
+    layers_in,
+    rank_panels,
+)
 from alignonce.experiments.figures.painting import plain_numbers
 from alignonce.experiments.figures.special_style import (
     LineStyle,
@@ -15,15 +21,16 @@ from alignonce.experiments.figures.special_style import (
     add_legend,
     draw_dots,
     draw_lines,
-    images_text,
     line_key,
     new_figure,
+    values_of,
 )
+from alignonce.experiments.setting import Setting
 
 _SIDES: dict[str, LineStyle] = {"left": "-", "right": ":"}
 
 
-def alignment_figure(table: AnalysisTable, about: str) -> Figure:
+def alignment_figure(table: Facts, about: str) -> Figure:
     """Draw the angles between a rule and backpropagation in each layer: of weights, signals, gradients.
 
     Args:
@@ -34,25 +41,19 @@ def alignment_figure(table: AnalysisTable, about: str) -> Figure:
         The figure.
     """
     figure = new_figure(5.4)
-    panels = {
-        "weight.angle_deg": "Weights: W and B",
-        "signal.angle_deg": "Signals: W and B on the errors",
-        "gradient.weight.angle_deg": "Weight gradients: rule and exact",
-        "gradient.input.angle_deg": "Errors sent back: rule and exact",
-    }
+    panels = alignment_panels(table)
     grid = figure.subplots(2, 2, sharex=True, sharey=True)
-    place = _places(table, "gradient.weight.angle_deg")
-    for axes, (measure, title) in zip(grid.flat, panels.items(), strict=True):
-        axes.set_title(title)
-        draw_lines(axes, table.pick(measure=measure), place)
+    for axes, panel in zip(grid.flat, panels.values(), strict=True):
+        axes.set_title(panel.title)
+        draw_lines(axes, panel)
         axes.axhline(90, color="#999999", linewidth=0.8, linestyle=(0, (4, 3)), zorder=0.5)
         axes.set_yticks(range(0, 181, 30))
         axes.set_ylim(-4, 100)
         _number_layers(axes, table, "gradient.weight.angle_deg")
-    highest = max((v for m in panels for v in table.pick(measure=m).values if v <= 180), default=90)
+    highest = max((v for panel in panels.values() for v in values_of(panel)), default=90)
     grid[0, 0].set_ylim(-4, max(100.0, highest + 5))
     for axes in grid[1]:
-        axes.set_xlabel("layer, from input to output")
+        axes.set_xlabel(ALONG_LAYERS)
     for axes in grid[:, 0]:
         axes.set_ylabel("angle (degrees)")
     add_legend(figure, table.distinct("rule"))
@@ -65,7 +66,7 @@ def alignment_figure(table: AnalysisTable, about: str) -> Figure:
     return figure
 
 
-def rank_figure(table: AnalysisTable, about: str) -> Figure:
+def rank_figure(table: Facts, about: str) -> Figure:
     """Draw effective ranks, and the angles between the leading subspaces of W and B.
 
     Args:
@@ -76,20 +77,19 @@ def rank_figure(table: AnalysisTable, about: str) -> Figure:
         The figure.
     """
     figure = new_figure(3.1)
-    place = _places(table, "rank.weight")
+    panels = rank_panels(table)
     weights, gradients, subspaces = figure.subplots(1, 3)
-    weights.set_title("Rank of W")
-    weights.set_ylabel("effective rank")
-    draw_lines(weights, table.pick(measure="rank.weight"), place)
-    gradients.set_title("Rank of dW")
+    weights.set_title(panels["weight"].title)
+    weights.set_ylabel(panels["weight"].values)
+    draw_lines(weights, panels["weight"])
+    gradients.set_title(panels["gradient"].title)
     gradients.set_yscale("log")
-    draw_lines(gradients, table.pick(measure="rank.gradient"), place)
-    plain_numbers(gradients.yaxis, table.pick(measure="rank.gradient").values)
-    subspaces.set_title("Subspaces of W and B")
-    subspaces.set_ylabel("mean angle (degrees)")
+    draw_lines(gradients, panels["gradient"])
+    plain_numbers(gradients.yaxis, values_of(panels["gradient"]))
+    subspaces.set_title(panels["left"].title)
+    subspaces.set_ylabel(panels["left"].values)
     for side, line in _SIDES.items():
-        rows = AnalysisTable(r for r in table if r.measure.startswith(f"subspace.{side}."))
-        draw_lines(subspaces, rows, place, line, "")
+        draw_lines(subspaces, panels[side], line, "")
     subspaces.set_ylim(-3, 93)
     subspaces.set_yticks(range(0, 91, 30))
     for axes in (weights, gradients, subspaces):
@@ -100,14 +100,14 @@ def rank_figure(table: AnalysisTable, about: str) -> Figure:
     words = f"{about} dW on {images_text(table.pick(measure='rank.gradient'), 'training')}."
     if row := next((row for row in table if row.measure.startswith("subspace.")), None):
         words += (
-            f" Subspaces of the {setting_of(row, 'dimension')} leading singular vectors; a layer with no "
+            f" Subspaces of the {row.setting.text('dimension')} leading singular vectors; a layer with no "
             "more outputs has the angle 0."
         )
     add_caption(figure, words)
     return figure
 
 
-def flow_figure(table: AnalysisTable, about: str) -> Figure:
+def flow_figure(table: Facts, about: str) -> Figure:
     """Draw the norms of errors and of weight gradients in each layer, and how much they vary over depth.
 
     Args:
@@ -119,34 +119,32 @@ def flow_figure(table: AnalysisTable, about: str) -> Figure:
     """
     figure = new_figure(5.6)
     errors, weights, variance, singular = figure.subplots(2, 2).flat
-    of_rule = table.pick(setting="route=rule")
-    place = _places(table, "flow.weight_norms", backwards=True)
-    for axes, name, title in (
-        (errors, "input", "Errors sent back, ‖dx‖"),
-        (weights, "weight", "Weight gradients, ‖dW‖"),
-    ):
-        axes.set_title(title)
+    of_rule = table.pick(setting=Setting.of(route="rule"))
+    panels = flow_panels(table)
+    for axes, name, symbol in ((errors, "errors", "‖dx‖"), (weights, "gradients", "‖dW‖")):
+        axes.set_title(f"{panels[name].title}, {symbol}")
         axes.set_yscale("log")
-        draw_lines(axes, of_rule.pick(measure=f"flow.{name}_norms"), place)
-        plain_numbers(axes.yaxis, of_rule.pick(measure=f"flow.{name}_norms").values)
+        draw_lines(axes, panels[name])
+        plain_numbers(axes.yaxis, values_of(panels[name]))
         axes.set_ylabel("norm over the batch")
-    singular.set_title("Largest singular value, W and B")
+    singular.set_title(panels["exact"].title)
     singular.set_yscale("log")
-    singular.set_ylabel("singular value")
-    draw_lines(singular, table.pick(measure="singular_value.exact.0"), place)
-    draw_lines(singular, table.pick(measure="singular_value.feedback.0"), place, ":", "")
-    plain_numbers(singular.yaxis, table.pick(measure="singular_value.exact.0").values)
+    singular.set_ylabel(panels["exact"].values)
+    draw_lines(singular, panels["exact"])
+    draw_lines(singular, panels["feedback"], ":", "")
+    plain_numbers(singular.yaxis, values_of(panels["exact"]))
     for axes in (errors, weights, singular):
         _number_layers(axes, table, "flow.weight_norms", backwards=True)
-        axes.set_xlabel("layer, from input to output")
+        axes.set_xlabel(ALONG_LAYERS)
     variance.set_title("Variance over depth")
     rules = table.distinct("rule")
-    both = AnalysisTable(r for r in of_rule if r.measure.endswith("log_variance"))
-    if both.values and min(both.values) > 0:
+    of_errors, of_weights = panels["error variance"], panels["gradient variance"]
+    both = [*values_of(of_errors), *values_of(of_weights)]
+    if both and min(both) > 0:
         variance.set_xscale("log")
-        plain_numbers(variance.xaxis, both.values)
-    draw_dots(variance, both.pick(measure="flow.input_log_variance"), rules, form=None)
-    draw_dots(variance, both.pick(measure="flow.weight_log_variance"), rules, form=None, hollow=True)
+        plain_numbers(variance.xaxis, both)
+    draw_dots(variance, of_errors, rules, form=None)
+    draw_dots(variance, of_weights, rules, form=None, hollow=True)
     variance.set_xlabel("variance of ln norm   (full: dx, ring: dW)")
     sides = [line_key("of W", "-"), line_key("of B", ":")]
     add_legend(figure, rules, sides)
@@ -156,18 +154,7 @@ def flow_figure(table: AnalysisTable, about: str) -> Figure:
     return figure
 
 
-def _layers(table: AnalysisTable, measure: str, backwards: bool = False) -> list[str]:
-    layers = table.pick(measure=measure).distinct("item")
-    return layers[::-1] if backwards else layers
-
-
-def _places(table: AnalysisTable, measure: str, backwards: bool = False) -> Callable[[Row], float]:
-    """Number the layers from the input on."""
-    number = {layer: n for n, layer in enumerate(_layers(table, measure, backwards), start=1)}
-    return lambda row: number.get(row.item, len(number))
-
-
-def _number_layers(axes: Axes, table: AnalysisTable, measure: str, backwards: bool = False) -> None:
-    count = len(_layers(table, measure, backwards))
+def _number_layers(axes: Axes, table: Facts, measure: str, backwards: bool = False) -> None:
+    count = len(layers_in(table, measure, backwards))
     step = 1 if count <= 6 else 2 if count <= 14 else max(1, count // 6)
     axes.set_xticks(range(1, count + 1, step))

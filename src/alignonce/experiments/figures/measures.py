@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from alignonce.experiments.facts import AnalysisTable, Row, setting_of
+from alignonce.experiments.facts import Facts
+from alignonce.experiments.figures.captions import images_text
+from alignonce.experiments.figures.measure_panels import (
+    ATTACKS,
+    ROUTES,
+    attack_panels,
+    corruption_panels,
+    generalisation_panels,
+    weight_panels,
+)
 from alignonce.experiments.figures.painting import readable
+from alignonce.experiments.figures.panels import Panel, lines
 from alignonce.experiments.figures.special_style import (
     LineStyle,
     add_caption,
     add_legend,
-    as_percent,
     draw_dots,
     draw_lines,
-    images_text,
     line_key,
     list_rules,
     new_figure,
-    series,
 )
 from alignonce.experiments.figures.style import rule_color, rule_label
 
 
-def generalisation_figure(table: AnalysisTable, about: str) -> Figure:
+def generalisation_figure(table: Facts, about: str) -> Figure:
     """Draw accuracy on training and test images, the gap of the loss, calibration and detection.
 
     Args:
@@ -37,32 +47,30 @@ def generalisation_figure(table: AnalysisTable, about: str) -> Figure:
     figure = new_figure(1.6 + 0.55 * len(rules))
     accuracy, gap, calibration, detection = figure.subplots(2, 2, sharey=True).flat
     accuracy.set_title("Accuracy: test and training")
-    on_test, on_train = (as_percent(table.pick(measure=f"{part}_accuracy")) for part in ("test", "train"))
+    panels = generalisation_panels(table)
+    on_test, on_train = panels["test_accuracy"], panels["train_accuracy"]
     for place, rule in enumerate(rules):
-        ends = [series(rows.pick(rule=rule), lambda row: 0.0)[1] for rows in (on_test, on_train)]
-        if all(ends):
-            accuracy.plot([e[0] for e in ends], [place] * 2, color=rule_color(rule), linewidth=1.5)
+        ends = [panel.statistics[rule].mean for panel in (on_test, on_train) if rule in panel.rules]
+        if len(ends) == 2:
+            accuracy.plot(ends, [place] * 2, color=rule_color(rule), linewidth=1.5)
     draw_dots(accuracy, on_train, rules, None, hollow=True)
     draw_dots(accuracy, on_test, rules, "{:.1f}".format)
     accuracy.set_xlabel("accuracy (%)   (full: test, ring: training)")
-    gap.set_title("Gap of the loss")
-    draw_dots(gap, table.pick(measure="loss_gap"), rules, readable, "log")
-    gap.set_xlabel("test loss less training loss")
-    calibration.set_title("Calibration error")
-    draw_dots(calibration, as_percent(table.pick(measure="calibration_error")), rules, "{:.1f}".format)
-    calibration.set_xlabel("expected calibration error (%)")
-    unfamiliar = table.pick(measure="ood_auroc")
-    detection.set_title("Telling unfamiliar images")
-    draw_dots(detection, unfamiliar, rules, "{:.2f}".format)
+    for axes, name in ((gap, "loss_gap"), (calibration, "calibration"), (detection, "unfamiliar")):
+        axes.set_title(panels[name].title)
+        axes.set_xlabel(panels[name].values)
+    draw_dots(gap, panels["loss_gap"], rules, readable, "log")
+    draw_dots(calibration, panels["calibration"], rules, "{:.1f}".format)
+    draw_dots(detection, panels["unfamiliar"], rules, "{:.2f}".format)
     detection.axvline(0.5, color="#777777", linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-    detection.set_xlabel(f"AUROC against {' and '.join(unfamiliar.distinct('item'))}   (0.5: chance)")
+    detection.set_xlabel(f"{panels['unfamiliar'].values}   (0.5: chance)")
     counts = [images_text(table.pick(measure=f"{part}_loss"), word) for part, word in
               (("train", "training"), ("test", "test"))]  # fmt: skip
     add_caption(figure, f"{about} On {' and '.join(counts)}; calibration in 15 bins.")
     return figure
 
 
-def weights_figure(table: AnalysisTable, about: str) -> Figure:
+def weights_figure(table: Facts, about: str) -> Figure:
     """Draw test accuracy with noisy, quantised and mismatched weights.
 
     Args:
@@ -74,50 +82,35 @@ def weights_figure(table: AnalysisTable, about: str) -> Figure:
     """
     figure = new_figure(5.0)
     grid = figure.subplots(2, 2, sharey=True)
-    percent = as_percent(table)
-    bits = sorted({_level(r) for r in percent.pick(item="quantisation")}, reverse=True)
-    panels = {
-        "noise": ("Weight noise", "deviation / that of the layer's weights"),
-        "quantisation": ("Quantised weights", "bits"),
-        "mismatch": ("Device mismatch", "deviation of ln(device factor)"),
-        "stuck": ("Dead devices", "share of weights stuck at zero (%)"),
-    }
-    for axes, (kind, (title, label)) in zip(grid.flat, panels.items(), strict=True):
-        axes.set_title(title)
-        axes.set_xlabel(label)
-        rows = AnalysisTable([*percent.pick(item="none"), *percent.pick(item=kind)])
+    for axes, (kind, panel) in zip(grid.flat, weight_panels(table).items(), strict=True):
+        axes.set_title(panel.title)
+        axes.set_xlabel(panel.along)
         if kind == "quantisation":
-            draw_lines(axes, rows, lambda row: ([0.0, *bits]).index(_level(row)))
+            bits = sorted({x for own in panel.series for x in own.x}, reverse=True)
+            panel = _beside_undisturbed(panel, table, bits)
             axes.set_xticks(range(1 + len(bits)), ["none", *(f"{b:g}" for b in bits)])
-        elif kind == "stuck":
-            draw_lines(axes, rows, lambda row: 100 * _level(row))
-        else:
-            draw_lines(axes, rows, _level)
+        draw_lines(axes, panel)
     for axes in grid[:, 0]:
         axes.set_ylabel("test accuracy (%)")
     grid[0, 0].set_ylim(0, 100)
     add_legend(figure, table.distinct("rule"))
-    draws = len({setting_of(r, "draw") for r in table.pick(item="noise")})
+    draws = len({r.setting.text("draw") for r in table.pick(item="noise")})
     add_caption(figure, f"{about} On {images_text(table, 'test')}; means over {draws} random draws.")
     return figure
 
 
-def _level(row: Row) -> float:
-    return float(setting_of(row, "level"))
+def _beside_undisturbed(panel: Panel, table: Facts, bits: list[float]) -> Panel:
+    """Quantised weights from many bits to few, after undisturbed ones."""
+    place = {level: float(number) for number, level in enumerate([0.0, *bits])}
+    both = [*table.pick(item="none"), *table.pick(item="quantisation")]
+    return replace(panel, series=lines(both, lambda fact: place[fact.setting.number("level")], 100))
 
 
 # What is no line here is drawn as PGD and Square are: full, with marks.
 _STYLES: dict[str, tuple[LineStyle, str]] = {"fgsm": (":", ""), "apgd": ("--", "s")}
-_NAMES = {"fgsm": "FGSM", "pgd": "PGD", "apgd": "APGD", "square": "Square"}
-_ROUTES = {
-    "exact": "Exact route",
-    "feedback": "Feedback route",
-    "transfer": "Transfer",
-    "black-box": "Black box",
-}
 
 
-def corruptions_figure(table: AnalysisTable, about: str) -> Figure:
+def corruptions_figure(table: Facts, about: str) -> Figure:
     """Draw accuracy by severity, robustness relative to backpropagation, and each corruption's accuracy.
 
     Args:
@@ -132,36 +125,35 @@ def corruptions_figure(table: AnalysisTable, about: str) -> Figure:
     ratio = (1.2 + 0.34 * len(rules), 0.6 + 0.24 * len(rules))
     panels = figure.subplot_mosaic([["severity", "relative"], ["all", "all"]], height_ratios=ratio)
     by_severity, relative, heat = panels["severity"], panels["relative"], panels["all"]
-    percent = as_percent(table.pick(measure="accuracy"))
+    accuracy, drawn = table.pick(measure="accuracy"), corruption_panels(table)
     by_severity.set_title("Mean over all corruptions")
-    draw_lines(by_severity, percent, lambda row: float(setting_of(row, "severity")))
+    draw_lines(by_severity, drawn["severity"])
     by_severity.set_xlabel("severity   (0: clean)")
-    by_severity.set_xticks(sorted({int(setting_of(row, "severity")) for row in percent}))
-    by_severity.set_ylabel("test accuracy (%)")
+    by_severity.set_xticks(sorted({int(x) for own in drawn["severity"].series for x in own.x}))
+    by_severity.set_ylabel(drawn["severity"].values)
     by_severity.set_ylim(bottom=0)
-    ratios = [table.pick(measure=name, item="") for name in ("mce", "relative_mce")]
-    if any(len(rows) for rows in ratios):
-        others = [rule for rule in rules if len(ratios[0].pick(rule=rule))]
-        relative.set_title("Relative to backpropagation")
-        draw_dots(relative, ratios[1], others, "{:.2f}".format, hollow=True)
-        draw_dots(relative, ratios[0], others, "{:.2f}".format)
+    of_all, of_added = drawn["mce"], drawn["relative_mce"]
+    if of_all.series or of_added.series:
+        others = [rule for rule in rules if rule in of_all.rules]
+        relative.set_title(of_all.title)
+        draw_dots(relative, of_added, others, "{:.2f}".format, hollow=True)
+        draw_dots(relative, of_all, others, "{:.2f}".format)
         relative.axvline(1, color="#777777", linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-        relative.set_xlabel("errors / those of backpropagation\n(ring: only those added)")
+        relative.set_xlabel(f"{of_all.values}\n(ring: only those added)")
     else:
         relative.set_visible(False)
-    _draw_heat(heat, percent, rules)
+    _draw_heat(heat, accuracy, rules)
     add_legend(figure, rules)
-    add_caption(figure, f"{about} On {images_text(percent, 'test')} for each corruption and severity.")
+    add_caption(figure, f"{about} On {images_text(accuracy, 'test')} for each corruption and severity.")
     return figure
 
 
-def _draw_heat(axes: Axes, percent: AnalysisTable, rules: list[str]) -> None:
-    names = [name for name in percent.distinct("item") if name != "none"]
+def _draw_heat(axes: Axes, accuracy: Facts, rules: list[str]) -> None:
+    names = [name for name in accuracy.distinct("item") if name != "none"]
     columns = ["none", *names]
-    means = [
-        [series(percent.pick(rule=rule, item=name), lambda row: 0.0)[1] for name in columns] for rule in rules
-    ]
-    values = [[cell[0] if cell else float("nan") for cell in line] for line in means]
+    place = {name: float(number) for number, name in enumerate(columns)}
+    means = Panel("", "lines", "", lines(accuracy, lambda fact: place[fact.item], 100)).means
+    values = [[dict(means.get(rule, ())).get(place[name], math.nan) for name in columns] for rule in rules]
     axes.imshow(values, cmap="cividis", vmin=0, vmax=100, aspect="auto")
     for i, line in enumerate(values):
         for j, value in enumerate(line):
@@ -180,7 +172,7 @@ def _draw_heat(axes: Axes, percent: AnalysisTable, rules: list[str]) -> None:
     axes.set_title("Test accuracy (%), mean over severities")
 
 
-def adversarial_figure(table: AnalysisTable, about: str) -> Figure:
+def adversarial_figure(table: Facts, about: str) -> Figure:
     """Draw accuracy under attack by radius: both routes side by side, transfer, black box.
 
     Args:
@@ -191,35 +183,34 @@ def adversarial_figure(table: AnalysisTable, about: str) -> Figure:
         The figure.
     """
     figure = new_figure(3.6)
-    percent = as_percent(table.pick(measure="accuracy"))
-    clean = percent.pick(item="none")
-    attacked = AnalysisTable(r for r in percent if r.item != "none")
-    routes = [route for route in _ROUTES if any(setting_of(r, "route") == route for r in attacked)]
+    panels = attack_panels(table)
+    routes = list(dict.fromkeys(route for route, _ in panels))
     grid = figure.subplots(1, len(routes), sharey=True, squeeze=False)[0]
     for axes, route in zip(grid, routes, strict=True):
-        rows = AnalysisTable(r for r in attacked if setting_of(r, "route") == route)
-        for attack in rows.distinct("item"):
-            own = rows.pick(item=attack)
-            known = set(own.distinct("rule"))
-            start = AnalysisTable(r for r in clean if r.rule in known)
-            draw_lines(axes, AnalysisTable([*start, *own]), _eps, *_STYLES.get(attack, ("-", "o")))
-        axes.set_title(_ROUTES[route])
+        own = {attack: panel for (where, attack), panel in panels.items() if where == route}
+        for attack, panel in own.items():
+            draw_lines(axes, panel, *_STYLES.get(attack, ("-", "o")))
+        title = ROUTES[route].removesuffix(" from backpropagation")
+        axes.set_title(title[0].upper() + title[1:])
         axes.set_xlabel("radius (1/255)")
-        axes.set_xticks([0, *sorted({round(_eps(r), 3) for r in rows})])
+        axes.set_xticks(sorted({x for panel in own.values() for run in panel.series for x in run.x}))
     grid[0].set_ylim(-2, 100)
     grid[0].set_ylabel("test accuracy (%)")
-    used = attacked.distinct("item")
-    full = " or ".join(_NAMES[name] for name in used if name not in _STYLES)
+    used = list(dict.fromkeys(attack for _, attack in panels))
+    full = " or ".join(ATTACKS[name] for name in used if name not in _STYLES)
     extra = [
         line_key(full, "-"),
-        *(line_key(_NAMES[name], _STYLES[name][0]) for name in used if name in _STYLES),
+        *(line_key(ATTACKS[name], _STYLES[name][0]) for name in used if name in _STYLES),
     ]
     add_legend(figure, table.distinct("rule"), extra)
-    add_caption(figure, f"{about} L-inf, on {images_text(percent, 'test')}. {masking_words(table)}")
+    add_caption(
+        figure,
+        f"{about} L-inf, on {images_text(table.pick(measure='accuracy'), 'test')}. {masking_words(table)}",
+    )
     return figure
 
 
-def masking_words(table: AnalysisTable) -> str:
+def masking_words(table: Facts) -> str:
     """Say for which rules gradient masking was found.
 
     Args:
@@ -235,7 +226,7 @@ def masking_words(table: AnalysisTable) -> str:
     misled = [
         rule
         for rule in masked
-        if any(r.value and "feedback route" not in r.setting for r in verdicts.pick(rule=rule))
+        if any(r.value and "feedback route" not in r.setting.remark for r in verdicts.pick(rule=rule))
     ]
     words = []
     if blinded := [rule for rule in masked if rule not in misled]:
@@ -248,7 +239,3 @@ def masking_words(table: AnalysisTable) -> str:
     if clear:
         words.append(f"No sign of gradient masking: {', '.join(map(rule_label, clear))}.")
     return " ".join(words)
-
-
-def _eps(row: Row) -> float:
-    return 255 * float(setting_of(row, "eps"))

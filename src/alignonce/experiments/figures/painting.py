@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from statistics import fmean, stdev
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
@@ -15,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from alignonce.experiments.figures.panels import Panel, Plot, Series, mean_line
+from alignonce.experiments.figures.panels import Panel, Plot, Series
 from alignonce.experiments.figures.style import label_of, rule_color, style
 
 _WIDTH = 9.0
@@ -91,25 +90,19 @@ def _rows(panels: Sequence[Panel], apart: bool) -> Iterator[_Row]:
 
 
 def _draw_dots(axes: Axes, panel: Panel, rules: Sequence[str], named: bool) -> None:
-    intervals = {interval.rule: interval for interval in panel.intervals}
     for row, rule in enumerate(rules):
         color = rule_color(rule)
         own = [(s.y[0], s.diverged) for s in _drawable(panel) if s.rule == rule]
         for marker, diverged in (("o", False), ("x", True)):
             values = [value for value, lost in own if lost == diverged]
             axes.plot(values, [row] * len(values), marker, color=color, markersize=4, alpha=0.55, zorder=2)
-        values = [value for value, _ in own]
-        mean, low, high = math.nan, math.nan, math.nan
-        if rule in intervals:
-            mean, low, high = intervals[rule].estimate, intervals[rule].low, intervals[rule].high
-        elif values and not panel.intervals:
-            mean = fmean(values)
-            spread = stdev(values) if len(values) > 1 else math.nan
-            low, high = mean - spread, mean + spread
-        if math.isfinite(low) and math.isfinite(high):
-            axes.plot([low, high], [row, row], color=color, linewidth=2, zorder=3)
-        if math.isfinite(mean):
-            axes.plot(mean, row, "D", color=color, markersize=5.5, markeredgecolor="white", zorder=4)
+        found = panel.statistics.get(rule)
+        if found is None:
+            continue
+        if math.isfinite(found.low) and math.isfinite(found.high):
+            axes.plot([found.low, found.high], [row, row], color=color, linewidth=2, zorder=3)
+        if math.isfinite(found.mean) and (found.mean > 0 or not panel.log):
+            axes.plot(found.mean, row, "D", color=color, markersize=5.5, markeredgecolor="white", zorder=4)
     if panel.log:
         axes.set_xscale("log")
         plain_numbers(axes.xaxis, [y for series in _drawable(panel) for y in series.y])
@@ -129,7 +122,7 @@ def _draw_lines(axes: Axes, panel: Panel, rules: Sequence[str]) -> None:
         if len(own) > 1:
             for series in own:
                 axes.plot(series.x, series.y, color=color, linewidth=0.7, alpha=0.4)
-        means = list(mean_line(own))
+        means = [(x, y) for x, y in panel.means.get(rule, ()) if y > 0 or not panel.log]
         if means:
             # The reference lies on top, thin, so that a rule that does as well shows on both sides of it.
             width, size, order = (1.1, 2.6, 4) if rule == "bp" else (2.0, 4.0, 3)

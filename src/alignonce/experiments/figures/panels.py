@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
+from functools import cached_property
 from statistics import fmean, stdev
 from typing import Literal, NamedTuple
 
@@ -37,6 +38,18 @@ class Interval:
     high: float
 
 
+class Statistics(NamedTuple):
+    """Of one rule in a panel of dots; NaN where there is nothing to tell."""
+
+    mean: float
+    deviation: float
+    """Of the sample."""
+    low: float
+    """Of the interval: an estimate's own, else one deviation to each side of the mean."""
+    high: float
+    seeds: int
+
+
 @dataclass(frozen=True)
 class Panel:
     """One pair of axes.
@@ -64,6 +77,29 @@ class Panel:
     def rules(self) -> tuple[str, ...]:
         """The learning rules in it, in order of appearance."""
         return tuple(dict.fromkeys(series.rule for series in self.series))
+
+    @cached_property
+    def statistics(self) -> dict[str, Statistics]:
+        """Of a panel of dots, by rule: what image, page and table show of its seeds together."""
+        intervals = {interval.rule: interval for interval in self.intervals}
+        found: dict[str, Statistics] = {}
+        for rule in dict.fromkeys([*self.rules, *intervals]):
+            values = [s.y[0] for s in self.series if s.rule == rule and math.isfinite(s.y[0])]
+            mean = fmean(values) if values else math.nan
+            spread = stdev(values) if len(values) > 1 else math.nan
+            if rule in intervals:
+                _, mean, low, high = astuple(intervals[rule])
+            elif self.intervals:
+                mean, low, high = math.nan, math.nan, math.nan
+            else:
+                low, high = mean - spread, mean + spread
+            found[rule] = Statistics(mean, spread, low, high, len(values))
+        return found
+
+    @cached_property
+    def means(self) -> dict[str, tuple[tuple[float, float], ...]]:
+        """Of a panel of lines, by rule: places and means over the seeds, from left to right."""
+        return {rule: tuple(mean_line([s for s in self.series if s.rule == rule])) for rule in self.rules}
 
     @property
     def has_numbers(self) -> bool:
@@ -111,7 +147,7 @@ def dots(
         The series.
     """
     return tuple(
-        Series(fact.rule, fact.seed, (scale * fact.value,), diverged=fact[:4] in diverged) for fact in facts
+        Series(fact.rule, fact.seed, (scale * fact.value,), diverged=fact.key in diverged) for fact in facts
     )
 
 
@@ -198,15 +234,15 @@ def shown(value: float, digits: int = 3) -> str:
 def _of_dots(panel: Panel, rules: Sequence[str]) -> NumberTable:
     rows = []
     for rule in rules:
-        values = [s.y[0] for s in panel.series if s.rule == rule and math.isfinite(s.y[0])]
-        if values:
-            spread = stdev(values) if len(values) > 1 else math.nan
-            rows.append((label_of(rule), shown(fmean(values), panel.digits), shown(spread), str(len(values))))
+        found = panel.statistics.get(rule)
+        if found is not None and found.seeds:
+            numbers = shown(found.mean, panel.digits), shown(found.deviation), str(found.seeds)
+            rows.append((label_of(rule), *numbers))
     return NumberTable(f"{panel.title}: {panel.values}", ("Rule", "Mean", "S.d.", "Seeds"), rows)
 
 
 def _of_lines(panel: Panel, rules: Sequence[str]) -> NumberTable:
-    means = {rule: dict(mean_line([s for s in panel.series if s.rule == rule])) for rule in rules}
+    means = {rule: dict(panel.means.get(rule, ())) for rule in rules}
     places = sorted({place for line in means.values() for place in line})
     rows = [
         (f"{place:g}", *(shown(means[rule].get(place, math.nan), panel.digits) for rule in rules))

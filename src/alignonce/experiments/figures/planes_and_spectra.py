@@ -8,14 +8,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from alignonce.experiments.facts import AnalysisTable, setting_of
+from alignonce.experiments.facts import Facts
+from alignonce.experiments.figures.captions import images_text
+from alignonce.experiments.figures.measure_panels import curvature_panels, line_panels
 from alignonce.experiments.figures.painting import plain_numbers, readable
 from alignonce.experiments.figures.special_style import (
     add_caption,
     add_legend,
     draw_dots,
     draw_lines,
-    images_text,
     new_figure,
 )
 from alignonce.experiments.figures.style import rule_color, rule_label
@@ -23,7 +24,7 @@ from alignonce.experiments.figures.style import rule_color, rule_label
 _COLUMNS = 3
 
 
-def curvature_figure(table: AnalysisTable, about: str) -> Figure:
+def curvature_figure(table: Facts, about: str) -> Figure:
     """Draw the largest eigenvalues, the trace and both kinds of sharpness, rule by rule.
 
     Args:
@@ -37,26 +38,18 @@ def curvature_figure(table: AnalysisTable, about: str) -> Figure:
     figure = new_figure(1.6 + 0.55 * len(rules))
     eigenvalues, trace, plain, adaptive = figure.subplots(2, 2, sharey=True).flat
     found = table.pick(measure="eigenvalue")
+    panels = curvature_panels(table)
     eigenvalues.set_title("Largest Hessian eigenvalues")
     for place, rule in enumerate(rules):
-        own = [r.value for r in found.pick(rule=rule) if setting_of(r, "rank") != "1" and r.value > 0]
+        own = [r.value for r in found.pick(rule=rule) if r.setting.text("rank") != "1" and r.value > 0]
         eigenvalues.plot(own, [place] * len(own), "o", color=rule_color(rule), markersize=3, alpha=0.55)
-    largest = AnalysisTable(r for r in found if setting_of(r, "rank") == "1")
-    draw_dots(eigenvalues, largest, rules, readable, "log")
-    trace.set_title("Trace of the Hessian")
-    draw_dots(trace, table.pick(measure="trace"), rules, readable, "log")
-    for axes, name, title in (
-        (plain, "sharpness", "Sharpness"),
-        (adaptive, "adaptive_sharpness", "Adaptive sharpness"),
-    ):
-        rows = table.pick(measure=name)
-        radius = next((setting_of(r, "radius") for r in rows), "")
-        axes.set_title(title)
-        axes.set_xlabel(f"rise of the loss within radius {radius}")
-        draw_dots(axes, rows, rules, readable, "log")
+    draw_dots(eigenvalues, panels["eigenvalue"], rules, readable, "log")
     eigenvalues.set_xlabel("eigenvalue   (large: the largest)")
-    trace.set_xlabel("trace")
-    products = next((setting_of(r, "products") for r in found), "")
+    for axes, name in ((trace, "trace"), (plain, "sharpness"), (adaptive, "adaptive_sharpness")):
+        axes.set_title(panels[name].title)
+        axes.set_xlabel(panels[name].values)
+        draw_dots(axes, panels[name], rules, readable, "log")
+    products = next((r.setting.text("products") for r in found), "")
     add_caption(
         figure,
         f"{about} Through exact gradients, on {images_text(table, 'training')}; {products} Hessian products.",
@@ -64,7 +57,7 @@ def curvature_figure(table: AnalysisTable, about: str) -> Figure:
     return figure
 
 
-def spectrum_figure(table: AnalysisTable, about: str) -> Figure:
+def spectrum_figure(table: Facts, about: str) -> Figure:
     """Draw the spectral density of each rule's Hessian, in units of its largest eigenvalue.
 
     Args:
@@ -78,7 +71,7 @@ def spectrum_figure(table: AnalysisTable, about: str) -> Figure:
     lowest: list[float] = []
     for axes, rule in panels:
         rows = table.pick(rule=rule, run=_first_run(table, rule))
-        at = np.array([float(setting_of(r, "eigenvalue")) for r in rows.pick(measure="density")])
+        at = np.array([r.setting.number("eigenvalue") for r in rows.pick(measure="density")])
         density = np.array(rows.pick(measure="density").values)
         largest = max(rows.pick(measure="eigenvalue").values, default=math.nan)
         axes.fill_between(
@@ -110,7 +103,7 @@ def spectrum_figure(table: AnalysisTable, about: str) -> Figure:
     return figure
 
 
-def landscape_figure(table: AnalysisTable, about: str) -> Figure:
+def landscape_figure(table: Facts, about: str) -> Figure:
     """Draw the loss on a random filter-normalised plane through each rule's solution.
 
     Args:
@@ -153,7 +146,7 @@ def landscape_figure(table: AnalysisTable, about: str) -> Figure:
     return figure
 
 
-def lines_figure(table: AnalysisTable, about: str) -> Figure | None:
+def lines_figure(table: Facts, about: str) -> Figure | None:
     """Draw loss and accuracy on the straight line between two rules' solutions.
 
     Args:
@@ -163,19 +156,17 @@ def lines_figure(table: AnalysisTable, about: str) -> Figure | None:
     Returns:
         The figure, or None if no line was measured.
     """
-    losses, accuracies = (table.pick(measure=f"line_{name}") for name in ("loss", "accuracy"))
+    panels, losses = line_panels(table), table.pick(measure="line_loss")
     if not len(losses):
         return None
     figure = new_figure(3.1)
     left, right = figure.subplots(1, 2)
-    for axes, rows, label in ((left, losses, "training loss"), (right, accuracies, "training accuracy (%)")):
-        factor = 100.0 if rows is accuracies else 1.0
-        scaled = AnalysisTable(r._replace(value=factor * r.value) for r in rows)
-        draw_lines(axes, scaled, lambda row: float(setting_of(row, "alpha")))
-        start = " and ".join(rule_label(rule) for rule in rows.distinct("item"))
+    start = " and ".join(rule_label(rule) for rule in losses.distinct("item"))
+    for axes, panel in zip((left, right), panels.values(), strict=True):
+        draw_lines(axes, panel)
         axes.set_xlabel(f"0: {start} … 1: the rule of the colour")
-        axes.set_ylabel(label)
-        axes.set_title("Loss between solutions" if rows is losses else "Accuracy between solutions")
+        axes.set_ylabel(panel.values)
+        axes.set_title(panel.title)
     left.set_yscale("log")
     plain_numbers(left.yaxis, losses.values)
     right.set_ylim(0, 102)
@@ -186,18 +177,18 @@ def lines_figure(table: AnalysisTable, about: str) -> Figure | None:
     return figure
 
 
-def _plane(table: AnalysisTable, rule: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _plane(table: Facts, rule: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rows = table.pick(rule=rule, run=_first_run(table, rule), measure="plane_loss")
-    at = {(float(setting_of(r, "x")), float(setting_of(r, "y"))): r.value for r in rows}
+    at = {(r.setting.number("x"), r.setting.number("y")): r.value for r in rows}
     x, y = (np.unique([point[i] for point in at]) for i in (0, 1))
     return x, y, np.array([[at[a, b] for a in x] for b in y])
 
 
-def _first_run(table: AnalysisTable, rule: str) -> str:
+def _first_run(table: Facts, rule: str) -> str:
     return table.pick(rule=rule).distinct("run")[0]
 
 
-def _panels(table: AnalysisTable, height: float) -> tuple[Figure, list[tuple[Axes, str]], str]:
+def _panels(table: Facts, height: float) -> tuple[Figure, list[tuple[Axes, str]], str]:
     """One panel for each rule, and a word on whose seed is drawn if there are several."""
     rules = table.distinct("rule")
     lines = math.ceil(len(rules) / _COLUMNS)

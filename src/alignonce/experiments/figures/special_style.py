@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from statistics import fmean
 from typing import Literal
 
 from matplotlib.axes import Axes
@@ -15,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from alignonce.experiments.facts import AnalysisTable, Row
 from alignonce.experiments.figures.painting import plain_numbers, readable
+from alignonce.experiments.figures.panels import Panel
 from alignonce.experiments.figures.style import rule_color, rule_label
 
 # A page of a paper between its margins: at this width, letters print as large as they are said to be.
@@ -78,75 +76,27 @@ def line_key(label: str, line: LineStyle) -> Line2D:
     return Line2D([], [], color="#555555", label=label, linestyle=line)
 
 
-def images_text(table: AnalysisTable, kind: str = "") -> str:
-    """Say on how many images rows were measured.
-
-    Args:
-        table: the rows.
-        kind: such as `training`.
-
-    Returns:
-        Such as `512 training images`.
-    """
-    numbers = sorted({row.images for row in table if row.images})
-    count = " or ".join(f"{n:,}" for n in numbers)
-    return f"{count} {kind} images".replace("  ", " ")
-
-
-def as_percent(table: AnalysisTable) -> AnalysisTable:
-    """Turn shares into percentages.
-
-    Args:
-        table: rows whose values are in [0, 1].
-
-    Returns:
-        The same rows, with values in [0, 100].
-    """
-    return AnalysisTable(row._replace(value=100 * row.value) for row in table)
-
-
-def series(table: AnalysisTable, x_of: Callable[[Row], float]) -> tuple[list[float], list[float]]:
-    """Average rows of one rule over seeds, at each place.
-
-    Args:
-        table: rows of one rule and measure.
-        x_of: the place of a row.
-
-    Returns:
-        Places, ascending, and means; those that are not finite are left out.
-    """
-    at: dict[float, list[float]] = defaultdict(list)
-    for row in table:
-        if math.isfinite(row.value):
-            at[x_of(row)].append(row.value)
-    return sorted(at), [fmean(at[x]) for x in sorted(at)]
-
-
-def draw_lines(
-    axes: Axes, table: AnalysisTable, x_of: Callable[[Row], float], line: LineStyle = "-", mark: str = "o"
-) -> None:
+def draw_lines(axes: Axes, panel: Panel, line: LineStyle = "-", mark: str = "o") -> None:
     """Draw one line for each rule, the mean over its seeds.
 
     Args:
         axes: where.
-        table: rows of one measure.
-        x_of: the place of a row.
+        panel: of lines.
         line: the line's style.
         mark: the marks' shape, "" for none.
     """
-    for rule in table.distinct("rule"):
-        places, means = series(table.pick(rule=rule), x_of)
+    for rule, means in panel.means.items():
         # The reference is thinner and on top: a rule that does exactly as well shows on both sides of it.
         width, size, order = (1.0, 2.4, 3) if rule == "bp" else (1.7, 3.6, 2)
         axes.plot(
-            places, means, linestyle=line, marker=mark, color=rule_color(rule), linewidth=width,
-            markersize=size, zorder=order,
+            [x for x, _ in means], [y for _, y in means], linestyle=line, marker=mark, color=rule_color(rule),
+            linewidth=width, markersize=size, zorder=order,
         )  # fmt: skip
 
 
 def draw_dots(
     axes: Axes,
-    table: AnalysisTable,
+    panel: Panel,
     rules: Sequence[str],
     form: Callable[[float], str] | None,
     scale: str = "linear",
@@ -156,13 +106,13 @@ def draw_dots(
 
     Args:
         axes: where; the rules go from top to bottom.
-        table: rows of one measure.
+        panel: of dots.
         rules: all rules of the figure, so that panels line up.
         form: writes the mean; None for not at all.
         scale: `log` falls back to a scale that has room for zero and below where that is needed.
         hollow: draw rings, write below them, and leave out the seeds: what is full has the same.
     """
-    values = [v for v in table.values if math.isfinite(v)]
+    values = values_of(panel)
     if scale == "log" and values and min(values) > 0:
         axes.set_xscale("log")
         plain_numbers(axes.xaxis, values)
@@ -172,11 +122,12 @@ def draw_dots(
         axes.set_xscale("symlog", linthresh=10.0 ** (largest - 1))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: readable(value)))
     for place, rule in enumerate(rules):
-        own = [v for v in table.pick(rule=rule).values if math.isfinite(v)]
-        if not own:
+        found = panel.statistics.get(rule)
+        if found is None or not found.seeds:
             continue
-        mean, color = fmean(own), rule_color(rule)
-        if len(own) > 1 and not hollow:
+        mean, color = found.mean, rule_color(rule)
+        if found.seeds > 1 and not hollow:
+            own = values_of(panel, rule)
             axes.plot(own, [place] * len(own), "|", color=color, markersize=8, alpha=0.7)
         axes.plot(mean, place, "o", color=color, markersize=6, markerfacecolor="white" if hollow else color)
         if form is not None:
@@ -187,6 +138,20 @@ def draw_dots(
             )  # fmt: skip
     list_rules(axes, rules)
     axes.margins(x=0.14)
+
+
+def values_of(panel: Panel, rule: str | None = None) -> list[float]:
+    """List what a panel shows.
+
+    Args:
+        panel: the panel.
+        rule: one of its rules; None takes all.
+
+    Returns:
+        The finite values of all runs.
+    """
+    chosen = (series for series in panel.series if rule in (None, series.rule))
+    return [y for series in chosen for y in series.y if math.isfinite(y)]
 
 
 def list_rules(axes: Axes, rules: Sequence[str]) -> None:

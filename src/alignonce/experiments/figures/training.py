@@ -9,19 +9,22 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from alignonce.experiments.facts import AnalysisTable, setting_of
+from alignonce.experiments.facts import Facts
+from alignonce.experiments.figures.captions import images_text
+from alignonce.experiments.figures.measure_panels import checkpoint_panels
 from alignonce.experiments.figures.painting import plain_numbers, readable
 from alignonce.experiments.figures.special_style import (
     add_caption,
     add_legend,
     draw_lines,
-    images_text,
     new_figure,
+    values_of,
 )
 from alignonce.experiments.figures.style import rule_color
+from alignonce.experiments.setting import Setting
 
 
-def training_figure(table: AnalysisTable, about: str) -> Figure | None:
+def training_figure(table: Facts, about: str) -> Figure | None:
     """Draw measures over training, one line for each rule.
 
     Args:
@@ -31,36 +34,24 @@ def training_figure(table: AnalysisTable, about: str) -> Figure | None:
     Returns:
         The figure, or None if no measure was taken.
     """
-    gradients = table.pick(measure="gradient.weight.angle_deg")
-    # The last layer's gradient is exact under every rule; the first layer's signal goes to the pixels.
-    hidden = AnalysisTable(r for r in gradients if r.item != gradients.distinct("item")[-1])
-    signals = table.pick(measure="signal.cosine")
-    inner = AnalysisTable(r for r in signals if r.item != signals.distinct("item")[0])
-    leading = AnalysisTable(r for r in table.pick(measure="eigenvalue") if setting_of(r, "rank") == "1")
-    panels = [
-        ("Largest Hessian eigenvalue", leading, True),
-        ("Trace of the Hessian", table.pick(measure="trace"), True),
-        ("Angle of gradients (°)", hidden, False),
-        ("Cosine of signals", inner, False),
-        ("Variance of ln ‖dx‖", table.pick(measure="flow.input_log_variance"), False),
-        ("Variance of ln ‖dW‖", table.pick(measure="flow.weight_log_variance"), False),
-    ]
-    if not any(len(rows) for _, rows, _ in panels):
+    leading = table.pick(measure="eigenvalue").having(Setting.of(rank=1))
+    panels = checkpoint_panels(table)
+    if not any(panel.has_numbers for panel in panels):
         return None
     figure = new_figure(4.8)
     grid = figure.subplots(2, 3, sharex=True)
-    for axes, (title, rows, log) in zip(grid.T.flat, panels, strict=True):
-        axes.set_title(title, fontsize=9)
-        draw_lines(axes, rows, lambda row: float(row.step or 0))
-        if log and rows.values and min(rows.values) > 0:
+    for axes, panel in zip(grid.T.flat, panels, strict=True):
+        axes.set_title(panel.title, fontsize=9)
+        draw_lines(axes, panel)
+        if panel.log:
             axes.set_yscale("log")
-            plain_numbers(axes.yaxis, rows.values)
+            plain_numbers(axes.yaxis, values_of(panel))
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     for axes in grid[1]:
         axes.set_xlabel("step")
     add_legend(figure, table.distinct("rule"))
-    measured = AnalysisTable(r for r in table if r.group != "trajectory")
-    products = next((setting_of(r, "products") for r in leading), "")
+    measured = table.where(lambda fact: fact.group != "trajectory")
+    products = next((r.setting.text("products") for r in leading), "")
     add_caption(
         figure,
         f"{about.replace('final networks', 'at checkpoints')} On {images_text(measured, 'training')}; "
@@ -71,7 +62,7 @@ def training_figure(table: AnalysisTable, about: str) -> Figure | None:
     return figure
 
 
-def trajectory_figure(table: AnalysisTable, about: str) -> Figure:
+def trajectory_figure(table: Facts, about: str) -> Figure:
     """Draw the path of each rule on the plane of the trajectories' two principal components.
 
     Args:
@@ -84,7 +75,7 @@ def trajectory_figure(table: AnalysisTable, about: str) -> Figure:
     figure = new_figure(4.6)
     axes = figure.subplots()
     plane = table.pick(measure="plane_loss")
-    at = {(float(setting_of(r, "x")), float(setting_of(r, "y"))): r.value for r in plane}
+    at = {(r.setting.number("x"), r.setting.number("y")): r.value for r in plane}
     x, y = (np.unique([point[i] for point in at]) for i in (0, 1))
     z = np.array([[at[a, b] for a in x] for b in y])
     logs = np.log10(np.where(np.isfinite(z) & (z > 0), z, np.nan))

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from alignonce.experiments.data.data_facts import with_present_names
-from alignonce.experiments.facts import Measured
+from alignonce.experiments.facts import Fact
 from alignonce.experiments.files import write_atomically
 from alignonce.experiments.measures.groups import Group
 from alignonce.experiments.measures.plan import AnalysisPlan
 from alignonce.experiments.measures.subjects import Subject
+from alignonce.experiments.setting import Setting
 
 # Raised whenever what a group measures changes, so that older numbers do not pass for it.
 VERSION = 1
@@ -59,7 +60,7 @@ class Part:
             },
         )
 
-    def read(self) -> list[Measured] | None:
+    def read(self) -> list[Fact] | None:
         """Read the numbers.
 
         Returns:
@@ -71,20 +72,27 @@ class Part:
             if settings | {"data": with_present_names(settings["data"])} != self.settings:
                 return None
             return [
-                Measured(measure, item, setting, images, float(value))
+                Fact(
+                    measure=measure,
+                    item=item,
+                    setting=Setting.parse(setting),
+                    images=images,
+                    value=float(value),
+                )
                 for measure, item, setting, images, value in content["rows"]
             ]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             # No such file, or somebody else's: what it might hold is measured again.
             return None
 
-    def write(self, rows: Sequence[Measured]) -> None:
+    def write(self, facts: Sequence[Fact]) -> None:
         """Write the numbers, as text, which JSON has for NaN and infinity, too.
 
         Args:
-            rows: the numbers.
+            facts: the numbers.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        lines = ",\n".join(json.dumps([*row[:-1], repr(float(row.value))]) for row in rows)
+        rows = ([f.measure, f.item, str(f.setting), f.images, repr(float(f.value))] for f in facts)
+        lines = ",\n".join(map(json.dumps, rows))
         head = json.dumps(self.settings, indent=1)
         write_atomically(self.path, f'{{"settings": {head},\n"rows": [\n{lines}\n]}}\n')

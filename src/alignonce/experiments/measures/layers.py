@@ -17,9 +17,10 @@ from alignonce.diagnostics import (
     subspace_alignment,
     weight_alignment,
 )
-from alignonce.experiments.facts import Measured, settings
+from alignonce.experiments.facts import Fact
 from alignonce.experiments.measures.plan import AnalysisPlan, Step
 from alignonce.experiments.measures.subjects import Subject
+from alignonce.experiments.setting import NO_SETTING, Setting
 from alignonce.model_access import exact_gradients
 
 _SUBSPACE = 10
@@ -40,9 +41,11 @@ def alignment_steps(subject: Subject, plan: AnalysisPlan) -> list[Step]:
     model, batch = subject.model, subject.material.train(plan.images_for("alignment"))
     images = len(batch[1])
 
-    def of_weights() -> Iterator[Measured]:
+    def of_weights() -> Iterator[Fact]:
         yield from as_rows("weight", weight_alignment(model), 0)
-        yield from as_rows("subspace", subspace_alignment(model, _SUBSPACE), 0, settings(dimension=_SUBSPACE))
+        yield from as_rows(
+            "subspace", subspace_alignment(model, _SUBSPACE), 0, Setting.of(dimension=_SUBSPACE)
+        )
 
     steps = [
         Step(
@@ -71,23 +74,23 @@ def flow_steps(subject: Subject, plan: AnalysisPlan) -> list[Step]:
     model, batch = subject.model, subject.material.train(plan.images_for("flow"))
     images = len(batch[1])
 
-    def of_rule() -> Iterable[Measured]:
-        return as_rows("flow", gradient_flow(model, batch, F.cross_entropy), images, settings(route="rule"))
+    def of_rule() -> Iterable[Fact]:
+        return as_rows("flow", gradient_flow(model, batch, F.cross_entropy), images, Setting.of(route="rule"))
 
-    def exact() -> Iterable[Measured]:
+    def exact() -> Iterable[Fact]:
         with exact_gradients(model):
             found = gradient_flow(model, batch, F.cross_entropy)
-        return as_rows("flow", found, images, settings(route="exact"))
+        return as_rows("flow", found, images, Setting.of(route="exact"))
 
-    def jacobians() -> Iterable[Measured]:
+    def jacobians() -> Iterable[Fact]:
         found = layer_singular_values(model, batch, F.cross_entropy, _SINGULAR_VALUES, plan.seed)
         return as_rows("singular_value", found, images)
 
     return [Step("norms", of_rule), Step("exact norms", exact), Step("singular values", jacobians)]
 
 
-def as_rows(measure: str, result: Any, images: int, setting: str = "") -> list[Measured]:
-    """Write a result of the diagnostics as rows; layers become items.
+def as_rows(measure: str, result: Any, images: int, setting: Setting = NO_SETTING) -> list[Fact]:
+    """Turn a result of the diagnostics into facts; layers become items.
 
     Args:
         measure: what its names begin with.
@@ -96,8 +99,7 @@ def as_rows(measure: str, result: Any, images: int, setting: str = "") -> list[M
         setting: that it was measured with.
 
     Returns:
-        The rows.
+        The facts.
     """
-    return [
-        Measured(row.measure, row.layer, setting, images, row.value) for row in rows_of(0, measure, result)
-    ]
+    found = map(Fact.of_row, rows_of(0, measure, result))
+    return [fact._replace(setting=setting, images=images, step=None) for fact in found]

@@ -8,10 +8,11 @@ from functools import partial
 from torch.nn import functional as F
 
 from alignonce.diagnostics import generalisation
-from alignonce.experiments.facts import Measured, settings
+from alignonce.experiments.facts import Fact
 from alignonce.experiments.measures.material import in_parts
 from alignonce.experiments.measures.plan import AnalysisPlan, Step
 from alignonce.experiments.measures.subjects import Subject
+from alignonce.experiments.setting import Setting
 from alignonce.robustness import (
     DeviceMismatch,
     Quantisation,
@@ -38,21 +39,21 @@ def generalisation_steps(subject: Subject, plan: AnalysisPlan) -> list[Step]:
     """
     count, material = plan.images_for("generalisation"), subject.material
 
-    def take() -> Iterator[Measured]:
+    def take() -> Iterator[Fact]:
         train, test = material.train(count), material.test(count)
         other, ood = material.unfamiliar(count, plan.seed)
         found = generalisation(
             subject.model, in_parts(train), in_parts(test), F.cross_entropy, ood=in_parts(ood)
         )
         on_train, on_test = len(train[1]), len(test[1])
-        yield Measured("train_loss", "", "", on_train, found.train_loss)
-        yield Measured("test_loss", "", "", on_test, found.test_loss)
-        yield Measured("loss_gap", "", "", on_test, found.loss_gap)
-        yield Measured("train_accuracy", "", "", on_train, found.train_accuracy)
-        yield Measured("test_accuracy", "", "", on_test, found.test_accuracy)
-        yield Measured("accuracy_gap", "", "", on_test, found.accuracy_gap)
-        yield Measured("calibration_error", "", "", on_test, found.calibration_error)
-        yield Measured("ood_auroc", other, "", on_test + len(ood[1]), found.ood_auroc)
+        yield Fact(measure="train_loss", images=on_train, value=found.train_loss)
+        yield Fact(measure="test_loss", images=on_test, value=found.test_loss)
+        yield Fact(measure="loss_gap", images=on_test, value=found.loss_gap)
+        yield Fact(measure="train_accuracy", images=on_train, value=found.train_accuracy)
+        yield Fact(measure="test_accuracy", images=on_test, value=found.test_accuracy)
+        yield Fact(measure="accuracy_gap", images=on_test, value=found.accuracy_gap)
+        yield Fact(measure="calibration_error", images=on_test, value=found.calibration_error)
+        yield Fact(measure="ood_auroc", item=other, images=on_test + len(ood[1]), value=found.ood_auroc)
 
     return [Step("gap, calibration, unfamiliar images", take)]
 
@@ -77,11 +78,11 @@ def weight_steps(subject: Subject, plan: AnalysisPlan) -> list[Step]:
     }
     draws = range(plan.seed, plan.seed + plan.repeats)
 
-    def take(kind: str) -> Iterator[Measured]:
+    def take(kind: str) -> Iterator[Fact]:
         seeds = draws[:1] if kind == "none" else draws
         levels = {perturbation: level for level, perturbation in kinds[kind].items()}
         for row in weight_accuracy(subject.model, images, labels, list(levels), seeds=seeds):
-            setting = settings(level=levels[row.perturbation], draw=row.seed)
-            yield Measured("accuracy", kind, setting, len(labels), row.accuracy)
+            setting = Setting.of(level=levels[row.perturbation], draw=row.seed)
+            yield Fact(measure="accuracy", item=kind, setting=setting, images=len(labels), value=row.accuracy)
 
     return [Step(kind, partial(take, kind)) for kind in kinds]

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from alignonce.experiments.facts import Measured
+from alignonce.experiments.facts import Fact
 
 GroupName = Literal[
     "alignment", "flow", "curvature", "landscape", "generalisation", "corruptions", "weights", "adversarial"
@@ -129,4 +129,4 @@ class Step(NamedTuple):
     """`take` measures; `title` is shown meanwhile."""
 
     title: str
-    take: Callable[[], Iterable[Measured]]
+    take: Callable[[], Iterable[Fact]]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from alignonce.experiments.facts import Measured, settings
+from alignonce.experiments.facts import Fact
 from alignonce.experiments.measures.plan import AnalysisPlan, Step
 from alignonce.experiments.measures.subjects import Subject
+from alignonce.experiments.setting import Setting
 from alignonce.robustness import CORRUPTIONS, adversarial_evaluation, corruption_accuracy
 
 NO_MASKING = "no sign of gradient masking"
@@ -25,14 +26,26 @@ def corruption_steps(subject: Subject, plan: AnalysisPlan) -> list[Step]:
     """
     images, labels = subject.material.test(plan.images_for("corruptions"))
 
-    def take(name: str) -> Iterator[Measured]:
+    def take(name: str) -> Iterator[Fact]:
         report = corruption_accuracy(
             subject.model, images, labels, corruptions=(name,), severities=plan.severities, seed=plan.seed
         )
         if name == CORRUPTIONS[0]:
-            yield Measured("accuracy", "none", settings(severity=0), len(labels), report.clean_accuracy)
+            yield Fact(
+                measure="accuracy",
+                item="none",
+                setting=Setting.of(severity=0),
+                images=len(labels),
+                value=report.clean_accuracy,
+            )
         for row in report.rows:
-            yield Measured("accuracy", name, settings(severity=row.severity), len(labels), row.accuracy)
+            yield Fact(
+                measure="accuracy",
+                item=name,
+                setting=Setting.of(severity=row.severity),
+                images=len(labels),
+                value=row.accuracy,
+            )
 
     return [Step(name.replace("_", " "), partial(take, name)) for name in CORRUPTIONS]
 
@@ -52,22 +65,34 @@ def adversarial_steps(subject: Subject, plan: AnalysisPlan) -> list[Step]:
     """
     images, labels = subject.material.test(plan.images_for("adversarial"))
 
-    def take() -> Iterator[Measured]:
+    def take() -> Iterator[Fact]:
         report = adversarial_evaluation(
             subject.model, images, labels, eps=[value / 255 for value in plan.eps], attacks=plan.attacks,
             source=None if subject.reference is None else subject.reference.model, steps=plan.steps,
             queries=plan.queries, seed=plan.seed,
         )  # fmt: skip
         count = len(labels)
-        yield Measured("accuracy", "none", settings(eps=0), count, report.clean_accuracy)
+        yield Fact(
+            measure="accuracy",
+            item="none",
+            setting=Setting.of(eps=0),
+            images=count,
+            value=report.clean_accuracy,
+        )
         for row in report.rows:
-            setting = settings(route=row.route.replace(" ", "-"), eps=row.eps, norm=row.norm)
-            yield Measured("accuracy", row.attack, setting, count, row.accuracy)
-        yield Measured("unbounded_accuracy", "pgd", settings(route="exact"), count, report.unbounded_accuracy)
-        yield Measured("zero_gradient_share", "", "", count, report.zero_gradient_share)
+            setting = Setting.of(route=row.route.replace(" ", "-"), eps=row.eps, norm=row.norm)
+            yield Fact(measure="accuracy", item=row.attack, setting=setting, images=count, value=row.accuracy)
+        yield Fact(
+            measure="unbounded_accuracy",
+            item="pgd",
+            setting=Setting.of(route="exact"),
+            images=count,
+            value=report.unbounded_accuracy,
+        )
+        yield Fact(measure="zero_gradient_share", images=count, value=report.zero_gradient_share)
         for finding in report.findings:
-            yield Measured("masking", "", finding, count, 1.0)
+            yield Fact(measure="masking", setting=Setting(remark=finding), images=count, value=1.0)
         if not report.findings:
-            yield Measured("masking", "", NO_MASKING, count, 0.0)
+            yield Fact(measure="masking", setting=Setting(remark=NO_MASKING), images=count, value=0.0)
 
     return [Step("attacks", take)]

@@ -14,7 +14,8 @@ from alignonce.experiments.bars import AnalysisBars
 from alignonce.experiments.config.devices import pick_device
 from alignonce.experiments.data.data_facts import DataFacts
 from alignonce.experiments.data.image_data import ImageData
-from alignonce.experiments.facts import AnalysisTable, Measured, Row
+from alignonce.experiments.facts import FORMAT, Fact, Facts
+from alignonce.experiments.figures.captions import describe_network, describe_seeds
 from alignonce.experiments.figures.layers import alignment_figure, flow_figure, rank_figure
 from alignonce.experiments.figures.measures import (
     adversarial_figure,
@@ -40,8 +41,8 @@ from alignonce.experiments.measures.summary import corruption_summaries
 from alignonce.experiments.measures.trajectory import (
     measure_trajectory,
     trails_of,
+    trajectory_facts,
     trajectory_part,
-    trajectory_rows,
 )
 from alignonce.experiments.runs.folder import RunRecord
 from alignonce.experiments.tasks import Task
@@ -63,7 +64,7 @@ class Analysis:
     `skipped` counts the parts (a group of a run) that were measured before; `interrupted` tells of Ctrl-C.
     """
 
-    table: AnalysisTable
+    table: Facts
     files: list[Path]
     failures: list[Failure]
     parts: int
@@ -122,7 +123,7 @@ def analyse(
         # Before any work: every run needs them.
         material.data  # noqa: B018
 
-    rows: list[Row] = []
+    facts: list[Fact] = []
     failures: list[Failure] = []
     skipped, interrupted = 0, False
     with AnalysisBars(console, len(work)) as bars:
@@ -138,24 +139,27 @@ def analyse(
                     # Whatever goes wrong in one measure, the others are still worth having.
                     except Exception as error:
                         failures.append(_failure(subject, group, error))
-                rows += _with_head(subject, group, measured or [])
+                facts += (
+                    subject.named(group.name, fact)._replace(step=subject.step) for fact in measured or ()
+                )
                 bars.finish_part()
             if path is not None:
                 bars.begin("plane of the trajectories", 1)
                 try:
                     if (measured := path.read()) is None:
                         path.write(measured := measure_trajectory(trails, plan))
-                    rows += trajectory_rows(trails, measured)
+                    facts += trajectory_facts(trails, measured)
                 except ValueError as error:
                     failures.append(Failure("all runs", "trajectory", " ".join(str(error).split())))
         except KeyboardInterrupt:
             interrupted = True
-    measured_rows = AnalysisTable(rows)
-    table = AnalysisTable(
-        [*rows, *(row for subject in subjects for row in corruption_summaries(measured_rows, subject))]
+    measured_facts = Facts(facts)
+    table = Facts(
+        [*facts, *(fact for subject in subjects for fact in corruption_summaries(measured_facts, subject))]
     )
     write_atomically(out / "analysis.csv", table.write_csv)
     about = {
+        "format": FORMAT,
         "plan": plan.model_dump(mode="json"),
         "runs": [str(run.folder) for run in runs],
         "failures": [asdict(failure) for failure in failures],
@@ -181,23 +185,18 @@ def failure_lines(failures: Sequence[Failure]) -> list[str]:
     return [f"{run}, {' '.join(names)}: {reason}" for (run, reason), names in groups.items()]
 
 
-def _measure(subject: Subject, group: Group, plan: AnalysisPlan, bars: AnalysisBars) -> list[Measured]:
+def _measure(subject: Subject, group: Group, plan: AnalysisPlan, bars: AnalysisBars) -> list[Fact]:
     config = subject.record.config
     steps = group.steps(subject, plan)
     if subject.step is not None:
         steps = [step for step in steps if step.title in group.at_checkpoints]
     bars.begin(f"{config.rule}, seed {config.seed}: {group.name}", len(steps))
-    rows: list[Measured] = []
+    rows: list[Fact] = []
     for step in steps:
         bars.show_step(step.title)
         rows += step.take()
         bars.finish_step()
     return rows
-
-
-def _with_head(subject: Subject, group: Group, measured: Sequence[Measured]) -> list[Row]:
-    config = subject.record.config
-    return [Row(subject.name, config.rule, config.seed, group.name, *row, subject.step) for row in measured]
 
 
 def _failure(subject: Subject, group: Group, error: Exception) -> Failure:
@@ -219,7 +218,7 @@ def _describe(facts: DataFacts) -> str:
     return f"{facts.name} of {facts.train_examples} + {facts.test_examples} images {facts.example_shape}"
 
 
-FIGURES: dict[str, tuple[GroupName, Callable[[AnalysisTable, str], Figure | None]]] = {
+FIGURES: dict[str, tuple[GroupName, Callable[[Facts, str], Figure | None]]] = {
     "alignment": ("alignment", alignment_figure),
     "ranks": ("alignment", rank_figure),
     "flow": ("flow", flow_figure),
@@ -234,9 +233,7 @@ FIGURES: dict[str, tuple[GroupName, Callable[[AnalysisTable, str], Figure | None
 }
 
 
-def save_all_figures(
-    table: AnalysisTable, plan: AnalysisPlan, runs: Sequence[RunRecord], out: Path
-) -> list[Path]:
+def save_all_figures(table: Facts, plan: AnalysisPlan, runs: Sequence[RunRecord], out: Path) -> list[Path]:
     """Draw and save what there are numbers for.
 
     Args:
@@ -248,8 +245,9 @@ def save_all_figures(
     Returns:
         The files, PNG and PDF.
     """
-    about, files = _about(runs), []
-    final, checkpoints = table.pick(step=None), AnalysisTable(r for r in table if r.step is not None)
+    about = f"{describe_network(runs[0])}, final networks, {describe_seeds(runs)}."
+    files: list[Path] = []
+    final, checkpoints = table.pick(step=None), table.where(lambda fact: fact.step is not None)
     work = [(name, final.pick(group=g), draw) for name, (g, draw) in FIGURES.items() if g in plan.measures]
     work += [("training", checkpoints, training_figure)]
     work += [("trajectory", table.pick(group="trajectory"), trajectory_figure)]
@@ -261,10 +259,3 @@ def save_all_figures(
         if figure is not None:
             files += save_figure(figure, out / f"{name}.png")
     return files
-
-
-def _about(runs: Sequence[RunRecord]) -> str:
-    config, data = runs[0].config, runs[0].summary.data
-    seeds = sorted({run.config.seed for run in runs})
-    which = f"seed {seeds[0]}" if len(seeds) == 1 else f"means over {len(seeds)} seeds"
-    return f"{data.name}, {config.model} of {config.size_words}, final networks, {which}."

@@ -14,6 +14,7 @@ from torch import nn
 from alignonce import feedback_weights
 from alignonce.experiments.config.rule_specs import KNOWN_RULES, split_rule
 from alignonce.experiments.config.run import COMPUTING_FIELDS
+from alignonce.experiments.facts import Fact
 from alignonce.experiments.measures.material import Material
 from alignonce.experiments.runs.folder import RunFolder, RunRecord
 from alignonce.experiments.training.checkpoints import checkpoint_file
@@ -100,6 +101,19 @@ class Subject:
         folder = self.record.folder
         file = folder / "model.safetensors" if self.step is None else checkpoint_file(folder, self.step)
         return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else ""
+
+    def named(self, group: str, fact: Fact) -> Fact:
+        """Say of a number which run it is about.
+
+        Args:
+            group: of the number.
+            fact: what was measured.
+
+        Returns:
+            The fact of the table.
+        """
+        config = self.record.config
+        return fact._replace(run=self.name, rule=config.rule, seed=config.seed, group=group)
 
     @property
     def has_batch_norm(self) -> bool:

@@ -10,11 +10,11 @@ from typing import NamedTuple
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from alignonce.experiments.facts import AnalysisTable, Row, setting_of
+from alignonce.experiments.facts import USUAL_EPS, Fact, Facts
 from alignonce.experiments.measures.subjects import Subject
+from alignonce.experiments.setting import NO_SETTING, Setting
 from alignonce.robustness import CorruptionReport, CorruptionRow
 
-USUAL_EPS = 8 / 255
 _CAPTION = (
     "angle: of the gradient to the exact one, degrees; gap, ECE, accuracies in %; corr.: under corruptions"
 )
@@ -25,26 +25,26 @@ class _Column(NamedTuple):
     group: str
     measure: str
     item: str = ""
-    setting: str = ""
+    setting: Setting = NO_SETTING
     percent: bool = False
 
 
 _COLUMNS = (
-    _Column("λ max", "curvature", "eigenvalue", setting="rank=1 "),
+    _Column("λ max", "curvature", "eigenvalue", setting=Setting.of(rank=1)),
     _Column("trace", "curvature", "trace"),
     _Column("sharp", "curvature", "sharpness"),
     _Column("angle", "alignment", "gradient.total.angle_deg"),
     _Column("gap", "generalisation", "accuracy_gap", percent=True),
     _Column("ECE", "generalisation", "calibration_error", percent=True),
     _Column("corr.", "corruptions", "mean_accuracy", percent=True),
-    _Column("exact", "adversarial", "accuracy", "pgd", "route=exact ", True),
-    _Column("feedb.", "adversarial", "accuracy", "pgd", "route=feedback ", True),
-    _Column("transf.", "adversarial", "accuracy", "pgd", "route=transfer ", True),
-    _Column("Square", "adversarial", "accuracy", "square", "", True),
+    _Column("exact", "adversarial", "accuracy", "pgd", Setting.of(route="exact"), True),
+    _Column("feedb.", "adversarial", "accuracy", "pgd", Setting.of(route="feedback"), True),
+    _Column("transf.", "adversarial", "accuracy", "pgd", Setting.of(route="transfer"), True),
+    _Column("Square", "adversarial", "accuracy", "square", percent=True),
 )
 
 
-def summary_table(table: AnalysisTable) -> Table:
+def summary_table(table: Facts) -> Table:
     """Tabulate the headline numbers, one line per rule, means over the seeds.
 
     Args:
@@ -75,7 +75,7 @@ def summary_table(table: AnalysisTable) -> Table:
     return result
 
 
-def masking_lines(table: AnalysisTable) -> list[str]:
+def masking_lines(table: Facts) -> list[str]:
     """Say in words what looks like gradient masking.
 
     Args:
@@ -87,7 +87,7 @@ def masking_lines(table: AnalysisTable) -> list[str]:
     findings = table.pick(group="adversarial", measure="masking")
     lines = []
     for run in findings.distinct("run"):
-        first, *others = (row.setting for row in findings.pick(run=run))
+        first, *others = (str(row.setting) for row in findings.pick(run=run))
         more = (
             f" And {len(others)} more, see the table: its numbers by the exact route flatter, too."
             if others
@@ -97,19 +97,19 @@ def masking_lines(table: AnalysisTable) -> list[str]:
     return lines
 
 
-def _shown_eps(table: AnalysisTable) -> float | None:
+def _shown_eps(table: Facts) -> float | None:
     """The measured radius that is nearest to the usual one."""
     rows = table.pick(group="adversarial", measure="accuracy")
-    found = {float(setting_of(row, "eps")) for row in rows} - {0.0}
+    found = {row.setting.number("eps") for row in rows} - {0.0}
     return min(found, key=lambda eps: abs(eps - USUAL_EPS), default=None)
 
 
-def _cell(table: AnalysisTable, column: _Column, rule: str, eps: float | None) -> str:
+def _cell(table: Facts, column: _Column, rule: str, eps: float | None) -> str:
     rows: Sequence[float] = [
         row.value
         for row in table.pick(rule=rule, group=column.group, measure=column.measure, item=column.item)
-        if row.setting.startswith(column.setting)
-        and (column.group != "adversarial" or float(setting_of(row, "eps")) == eps)
+        if row.setting.includes(column.setting)
+        and (column.group != "adversarial" or row.setting.number("eps") == eps)
         and math.isfinite(row.value)
     ]
     if not rows:
@@ -124,7 +124,7 @@ def _short(value: float) -> str:
     return f"{value:.1e}".replace("e+0", "e").replace("e-0", "e-")
 
 
-def corruption_report(table: AnalysisTable, run: str) -> CorruptionReport | None:
+def corruption_report(table: Facts, run: str) -> CorruptionReport | None:
     """Put a run's rows together again as the report that they came from.
 
     Args:
@@ -137,12 +137,12 @@ def corruption_report(table: AnalysisTable, run: str) -> CorruptionReport | None
     rows = table.pick(run=run, group="corruptions", measure="accuracy")
     clean = rows.pick(item="none").values
     corrupted = tuple(
-        CorruptionRow(r.item, int(setting_of(r, "severity")), r.value) for r in rows if r.item != "none"
+        CorruptionRow(r.item, int(r.setting.number("severity")), r.value) for r in rows if r.item != "none"
     )
     return CorruptionReport(clean[0], corrupted) if clean and corrupted else None
 
 
-def corruption_summaries(table: AnalysisTable, subject: Subject) -> Iterator[Row]:
+def corruption_summaries(table: Facts, subject: Subject) -> Iterator[Fact]:
     """Summarise a run's corruptions, and compare with backpropagation's run of the same seed, if any.
 
     Args:
@@ -156,14 +156,12 @@ def corruption_summaries(table: AnalysisTable, subject: Subject) -> Iterator[Row
     report = corruption_report(table, subject.name)
     if report is None:
         return
-    config = subject.record.config
     images = next(iter(table.pick(run=subject.name, group="corruptions"))).images
 
-    def row(measure: str, value: float, item: str = "") -> Row:
-        head = (subject.name, config.rule, config.seed, "corruptions")
-        return Row(*head, measure, item, "", images, value)
+    def fact(measure: str, value: float, item: str = "") -> Fact:
+        return subject.named("corruptions", Fact(measure=measure, item=item, images=images, value=value))
 
-    yield row("mean_accuracy", report.mean_accuracy)
+    yield fact("mean_accuracy", report.mean_accuracy)
     if subject.reference is None:
         return
     reference = corruption_report(table, subject.reference.name)
@@ -178,8 +176,8 @@ def corruption_summaries(table: AnalysisTable, subject: Subject) -> Iterator[Row
         name: ratio if abs(added[name]) > 1e-9 else math.nan
         for name, (_, ratio) in relative.by_corruption.items()
     }
-    yield row("mce", relative.mce)
-    yield row("relative_mce", fmean(of_added.values()))
+    yield fact("mce", relative.mce)
+    yield fact("relative_mce", fmean(of_added.values()))
     for name, (ratio, _) in relative.by_corruption.items():
-        yield row("mce", ratio, name)
-        yield row("relative_mce", of_added[name], name)
+        yield fact("mce", ratio, name)
+        yield fact("relative_mce", of_added[name], name)

@@ -10,11 +10,12 @@ import torch
 from torch.nn import functional as F
 
 from alignonce.diagnostics import surface, trajectory_plane
-from alignonce.experiments.facts import Measured, Row, settings
+from alignonce.experiments.facts import Fact
 from alignonce.experiments.measures.cache import VERSION, Part
 from alignonce.experiments.measures.material import in_parts
 from alignonce.experiments.measures.plan import AnalysisPlan
 from alignonce.experiments.measures.subjects import Subject
+from alignonce.experiments.setting import NO_SETTING, Setting
 from alignonce.experiments.training.checkpoints import saved_steps
 
 Trail = list[Subject]
@@ -62,7 +63,7 @@ def trajectory_part(out: Path, trails: Sequence[Trail], plan: AnalysisPlan) -> P
     return Part(out / "parts" / "trajectory.json", used)
 
 
-def measure_trajectory(trails: Sequence[Trail], plan: AnalysisPlan) -> list[Measured]:
+def measure_trajectory(trails: Sequence[Trail], plan: AnalysisPlan) -> list[Fact]:
     """Project the paths of the first seed's runs onto the plane of their principal components; loss on it.
 
     Args:
@@ -90,25 +91,30 @@ def measure_trajectory(trails: Sequence[Trail], plan: AnalysisPlan) -> list[Meas
         batch_statistics=first.has_batch_norm,
     )  # fmt: skip
     rows = [
-        Measured("explained", "", settings(axis=axis), 0, share)
+        Fact(measure="explained", setting=Setting.of(axis=axis), value=share)
         for axis, share in zip("xy", plane.explained or (), strict=False)
     ]
     for trail in some:
         for subject, (x, y) in zip(trail, plane.paths.get(trail[0].name, torch.empty(0, 2)), strict=False):
-            at = settings(step=float(subject.step or 0))
+            at = Setting.of(step=float(subject.step or 0))
             rows += [
-                Measured(f"path_{axis}", trail[0].name, at, 0, float(v))
+                Fact(measure=f"path_{axis}", item=trail[0].name, setting=at, value=float(v))
                 for axis, v in zip("xy", (x, y), strict=True)
             ]
     for j, y in enumerate(found.y.tolist()):
         for i, x in enumerate(found.x.tolist()):
             rows.append(
-                Measured("plane_loss", "", settings(x=x, y=y), len(batch[1]), float(found.loss[j, i]))
+                Fact(
+                    measure="plane_loss",
+                    setting=Setting.of(x=x, y=y),
+                    images=len(batch[1]),
+                    value=float(found.loss[j, i]),
+                )
             )
     return rows
 
 
-def trajectory_rows(trails: Sequence[Trail], measured: Sequence[Measured]) -> list[Row]:
+def trajectory_facts(trails: Sequence[Trail], measured: Sequence[Fact]) -> list[Fact]:
     """Say of each number which run it is about; the plane belongs to all, and is put down to the first.
 
     Args:
@@ -116,17 +122,18 @@ def trajectory_rows(trails: Sequence[Trail], measured: Sequence[Measured]) -> li
         measured: of `measure_trajectory`.
 
     Returns:
-        The rows of the table.
+        The facts of the table.
     """
     runs = {trail[0].name: trail[0] for trail in trails}
-    rows = []
-    for row in measured:
-        subject = runs.get(row.item, trails[0][0])
-        config = subject.record.config
-        step = int(float(row.setting.removeprefix("step="))) if row.item else None
-        shown = row._replace(item="", setting="" if row.item else row.setting)
-        rows.append(Row(subject.name, config.rule, config.seed, "trajectory", *shown, step))
-    return rows
+    facts = []
+    for fact in measured:
+        if fact.item:
+            about = runs[fact.item]
+            fact = fact._replace(item="", setting=NO_SETTING, step=int(fact.setting.number("step")))
+        else:
+            about = trails[0][0]
+        facts.append(about.named("trajectory", fact))
+    return facts
 
 
 def _of_first_seed(trails: Sequence[Trail]) -> list[Trail]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from alignonce.experiments.claims import CLAIMS, Claim, Finding, evaluate
-from alignonce.experiments.facts import Evidence
+from alignonce.experiments.facts import Facts
 from alignonce.experiments.figures.panels import Plot
 from alignonce.experiments.report.plots_measures import measure_plots
 from alignonce.experiments.report.plots_training import training_plots
@@ -23,7 +23,7 @@ class ReportContent:
     """A study, its numbers, and what follows from them."""
 
     study: Study
-    evidence: Evidence
+    facts: Facts
     claims: Sequence[Claim]
     findings: Sequence[Finding]
     environments: Sequence[Environment]
@@ -59,8 +59,8 @@ class ReportContent:
         Returns:
             The figures, without panels that would be empty.
         """
-        return list(_filled(training_plots(self.study, self.evidence))) + list(
-            _filled(measure_plots(self.study, self.evidence))
+        return list(_filled(training_plots(self.study, self.facts))) + list(
+            _filled(measure_plots(self.study, self.facts))
         )
 
 
@@ -87,11 +87,11 @@ def gather(snapshot: StudySnapshot, on_progress: Callable[[int, int], None] | No
     study, folder = snapshot.study, snapshot.folder
     if not snapshot.finished:
         raise FileNotFoundError(f"{folder.path} holds no finished run: alignonce study run comes first")
-    evidence = collect_evidence(snapshot)
-    findings = evaluate(evidence, on_progress=on_progress)
+    facts = collect_evidence(snapshot)
+    findings = evaluate(facts, on_progress=on_progress)
     environments = _distinct([run.environment for run, _ in snapshot.finished])
     return ReportContent(
-        study, evidence, CLAIMS, findings, environments, _commands(study, folder), snapshot.failures
+        study, facts, CLAIMS, findings, environments, _commands(study, folder), snapshot.failures
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from alignonce.experiments.facts import Evidence, Fact, Key, cell_settings, setting_of
+from alignonce.experiments.facts import Fact, Facts, Key, cell_settings
 from alignonce.experiments.figures.panels import Panel, Plot, dots, lines
 from alignonce.experiments.report.subjects import (
     along_words,
@@ -15,40 +15,41 @@ from alignonce.experiments.report.subjects import (
     swept_setting,
 )
 from alignonce.experiments.runs.scores import ACCURACY, SCORES, Score
+from alignonce.experiments.setting import NO_SETTING
 from alignonce.experiments.studies.study import Study
 
 
-def training_plots(study: Study, evidence: Evidence) -> Iterator[Plot]:
+def training_plots(study: Study, facts: Facts) -> Iterator[Plot]:
     """Make the figures of what training itself measured.
 
     Args:
         study: the study.
-        evidence: its facts.
+        facts: its facts.
 
     Yields:
         The figures, some of which there may be no facts for.
     """
-    run = evidence.pick(group="run")
+    run, diverged = facts.pick(group="run"), diverged_runs(facts)
     steady = steady_parts(study)
     for score in SCORES:
-        facts = run.pick(measure=score.metric, item="")
-        yield from _score_plots(study, facts, score, diverged_runs(evidence))
-        curves = Evidence(fact for fact in facts if setting_of(fact, "epoch", ""))
+        of_score = run.pick(measure=score.metric, item="")
+        yield from _score_plots(study, of_score, score, diverged)
+        curves = of_score.where(_on_the_way)
         yield _learning(study, curves, score, steady)
         for part in study.parts:
             if swept_setting(part) is not None:
                 yield _learning(study, curves, score, (part.name,), f"-{part.name}", f": {part.title}")
-    angles = Evidence(f for f in run.pick(measure="angle_deg") if setting_of(f, "epoch", ""))
+    angles = run.pick(measure="angle_deg").where(_on_the_way)
     yield _alignment(study, angles, steady)
     for part in study.parts:
         if swept_setting(part) is not None:
             yield _alignment(study, angles, (part.name,), f"-{part.name}", f": {part.title}")
 
 
-def _score_plots(study: Study, facts: Evidence, score: Score, diverged: frozenset[Key]) -> Iterator[Plot]:
+def _score_plots(study: Study, facts: Facts, score: Score, diverged: frozenset[Key]) -> Iterator[Plot]:
     """The score at the end of training, and against each number that the study varies."""
     name, title = _name(score), _title(score)
-    final = facts.pick(setting="")
+    final = facts.pick(setting=NO_SETTING)
     lost = "Diverged runs count as chance." if score is ACCURACY else "Diverged runs have no mark."
     yield Plot(
         name,
@@ -79,7 +80,7 @@ def _score_plots(study: Study, facts: Evidence, score: Score, diverged: frozense
 
 
 def _learning(
-    study: Study, curves: Evidence, score: Score, parts: tuple[str, ...], ending: str = "", of: str = ""
+    study: Study, curves: Facts, score: Score, parts: tuple[str, ...], ending: str = "", of: str = ""
 ) -> Plot:
     """The score over training; that of a part with many cells is folded."""
     return Plot(
@@ -97,9 +98,7 @@ def _learning(
     )  # fmt: skip
 
 
-def _alignment(
-    study: Study, angles: Evidence, parts: tuple[str, ...], ending: str = "", of: str = ""
-) -> Plot:
+def _alignment(study: Study, angles: Facts, parts: tuple[str, ...], ending: str = "", of: str = "") -> Plot:
     """Angles over training; those of a part with many cells are folded."""
     return Plot(
         f"alignment{ending}",
@@ -135,7 +134,7 @@ def _digits(score: Score) -> int:
     return 3 if score is ACCURACY else 1 + score.decimals
 
 
-def _final_angles(title: str, facts: Evidence) -> Panel:
+def _final_angles(title: str, facts: Facts) -> Panel:
     # The first layer is left out, for it sends no error on: the numbers begin at 2.
     layers = facts.distinct("item")
     last: dict[tuple[str, int], float] = {}
@@ -150,8 +149,12 @@ def _final_angles(title: str, facts: Evidence) -> Panel:
     )  # fmt: skip
 
 
+def _on_the_way(fact: Fact) -> bool:
+    return fact.setting.get("epoch") is not None
+
+
 def _epoch(fact: Fact) -> float:
-    return float(setting_of(fact, "epoch"))
+    return fact.setting.number("epoch")
 
 
 def _setting_of_cell(name: str) -> Callable[[Fact], float]:

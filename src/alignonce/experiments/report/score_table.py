@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
-from alignonce.experiments.facts import Evidence, setting_of
+from alignonce.experiments.facts import Facts
 from alignonce.experiments.figures.panels import NONE
 from alignonce.experiments.report.content import ReportContent
 from alignonce.experiments.report.markdown import escaped, table_lines
 from alignonce.experiments.report.subjects import subjects
 from alignonce.experiments.runs.scores import SCORES, Score
+from alignonce.experiments.setting import NO_SETTING
 
 _BASELINE = "bp"
 _Values = dict[int, float]
@@ -35,9 +36,9 @@ def score_table(content: ReportContent, reference: ReportContent | None = None) 
     Raises:
         ValueError: the reference has no run of backpropagation that is finished.
     """
-    final = content.evidence.pick(group="run", item="", setting="")
+    final = content.facts.pick(group="run", item="", setting=NO_SETTING)
     score = next((score for score in SCORES if len(final.pick(measure=score.metric))), SCORES[0])
-    best = _baseline((reference or content).evidence.pick(group="run", item="", setting=""), score)
+    best = _baseline((reference or content).facts.pick(group="run", item="", setting=NO_SETTING), score)
     heads = [
         "Setting",
         "Rule",
@@ -51,7 +52,7 @@ def score_table(content: ReportContent, reference: ReportContent | None = None) 
     rows = []
     for subject in subjects(content.study, final.pick(measure=score.metric)):
         own = _by_rule(subject.facts)
-        measured = content.evidence.pick(part=subject.part, cell=subject.cell)
+        measured = content.facts.pick(part=subject.part, cell=subject.cell)
         for rule, values in own.items():
             # The setting stands in the first of its rows.
             title = "" if rule != next(iter(own)) else escaped(subject.title)
@@ -63,7 +64,7 @@ def score_table(content: ReportContent, reference: ReportContent | None = None) 
     return table_lines(heads, rows)
 
 
-def _by_rule(facts: Evidence) -> dict[str, _Values]:
+def _by_rule(facts: Facts) -> dict[str, _Values]:
     """Of the runs that did not diverge, by rule."""
     found: dict[str, _Values] = {}
     for fact in facts:
@@ -72,7 +73,7 @@ def _by_rule(facts: Evidence) -> dict[str, _Values]:
     return found
 
 
-def _baseline(final: Evidence, score: Score) -> _Values:
+def _baseline(final: Facts, score: Score) -> _Values:
     runs = final.pick(measure=score.metric, rule=_BASELINE)
     if not len(runs):
         raise ValueError(f"reference must hold a finished run of {_BASELINE}")
@@ -91,15 +92,15 @@ def _percent(differences: Sequence[float]) -> str:
     return f"{fmean(differences):+.1f}{spread} %"
 
 
-def _cosines(facts: Evidence) -> str:
+def _cosines(facts: Facts) -> str:
     """The lowest and the highest of all layers, means over the seeds."""
-    on_the_way = [fact for fact in facts.pick(measure="cosine") if setting_of(fact, "epoch", "")]
+    on_the_way = [fact for fact in facts.pick(measure="cosine") if fact.setting.get("epoch") is not None]
     if not on_the_way:
         return NONE
-    end = max(float(setting_of(fact, "epoch")) for fact in on_the_way)
+    end = max(fact.setting.number("epoch") for fact in on_the_way)
     by_layer: dict[str, list[float]] = {}
     for fact in on_the_way:
-        if float(setting_of(fact, "epoch")) == end:
+        if fact.setting.number("epoch") == end:
             by_layer.setdefault(fact.item, []).append(fact.value)
     means = [fmean(values) for values in by_layer.values()]
     return f"{min(means):.2f} to {max(means):.2f}" if len(means) > 1 else f"{means[0]:.2f}"

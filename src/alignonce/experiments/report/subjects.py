@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from alignonce.experiments.facts import Evidence, Fact, Key, cell_settings
+from alignonce.experiments.facts import Fact, Facts, Key, cell_settings
 from alignonce.experiments.studies.study import Part, Study
 
 
@@ -16,10 +16,10 @@ class Subject(NamedTuple):
     cell: str
     title: str
     """The part's title and the cell, as far as they are needed to tell it from others."""
-    facts: Evidence
+    facts: Facts
 
 
-def subjects(study: Study, facts: Evidence, parts: tuple[str, ...] | None = None) -> list[Subject]:
+def subjects(study: Study, facts: Facts, parts: tuple[str, ...] | None = None) -> list[Subject]:
     """List the cells that facts are about, in the order of the study.
 
     Args:
@@ -30,13 +30,11 @@ def subjects(study: Study, facts: Evidence, parts: tuple[str, ...] | None = None
     Returns:
         One for each cell that has facts.
     """
-    by_cell: dict[tuple[str, str], list[Fact]] = {}
-    for fact in facts:
-        by_cell.setdefault((fact.part, fact.cell), []).append(fact)
+    known = set(facts.distinct("part", "cell"))
     chosen = [
         cell
         for cell in study.cells()
-        if (cell.part, cell.name) in by_cell and (parts is None or cell.part in parts)
+        if (cell.part, cell.name) in known and (parts is None or cell.part in parts)
     ]
     titles = {part.name: part.title for part in study.parts}
     several = len({cell.part for cell in chosen}) > 1
@@ -45,7 +43,7 @@ def subjects(study: Study, facts: Evidence, parts: tuple[str, ...] | None = None
             cell.part,
             cell.name,
             " · ".join(filter(None, (titles[cell.part] if several or not cell.name else "", cell.name))),
-            Evidence(by_cell[cell.part, cell.name]),
+            facts.pick(part=cell.part, cell=cell.name),
         )
         for cell in chosen
     ]
@@ -118,7 +116,7 @@ def other_settings(cell: str, swept: str) -> str:
     return " ".join(f"{name}={value}" for name, value in cell_settings(cell).items() if name != swept)
 
 
-def swept_groups(part: Part, facts: Evidence) -> Iterator[tuple[str, list[Fact]]]:
+def swept_groups(part: Part, facts: Facts) -> Iterator[tuple[str, list[Fact]]]:
     """Group the facts of a part by the choice of all that it varies besides the swept setting.
 
     Args:
@@ -135,7 +133,7 @@ def swept_groups(part: Part, facts: Evidence) -> Iterator[tuple[str, list[Fact]]
     yield from groups.items()
 
 
-def diverged_runs(facts: Evidence) -> frozenset[Key]:
+def diverged_runs(facts: Facts) -> frozenset[Key]:
     """Find the runs that diverged.
 
     Args:
@@ -144,4 +142,4 @@ def diverged_runs(facts: Evidence) -> frozenset[Key]:
     Returns:
         Part, cell, rule and seed of each.
     """
-    return frozenset(fact[:4] for fact in facts.pick(group="run", measure="diverged") if fact.value)
+    return frozenset(fact.key for fact in facts.pick(group="run", measure="diverged") if fact.value)

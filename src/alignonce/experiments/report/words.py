@@ -35,9 +35,9 @@ def run_words(content: ReportContent) -> str:
     Returns:
         Such as `54 of 60 runs finished, 1 of them diverged; 2 failed.`
     """
-    finished = {fact[:4] for fact in content.evidence.pick(group="run")}
+    finished = {fact.key for fact in content.facts.pick(group="run")}
     text = f"{len(finished)} of {content.study.count()} runs finished"
-    if diverged := len(diverged_runs(content.evidence)):
+    if diverged := len(diverged_runs(content.facts)):
         text += f", {diverged} of them diverged"
     if content.failures:
         text += f"; {len(content.failures)} failed"
@@ -55,7 +55,7 @@ def diverged_words(content: ReportContent) -> list[str]:
     """
     return [
         f"{' '.join(filter(None, (part, cell)))}: {label_of(rule)}, seed {seed}"
-        for part, cell, rule, seed in sorted(diverged_runs(content.evidence))
+        for part, cell, rule, seed in sorted(diverged_runs(content.facts))
     ]
 
 

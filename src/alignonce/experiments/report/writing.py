@@ -12,7 +12,6 @@ from typing import Any
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-from alignonce.experiments.facts import Fact
 from alignonce.experiments.figures.painting import draw_plot
 from alignonce.experiments.figures.style import save_figure
 from alignonce.experiments.files import ensure_writable, write_atomically
@@ -23,9 +22,9 @@ from alignonce.experiments.report.plots_claims import claim_plot, claim_sweep_pl
 from alignonce.experiments.report.verdict_figure import verdict_figure
 
 _FACT_TYPES = {
-    "part": pa.string(), "cell": pa.string(), "rule": pa.string(), "seed": pa.int64(), "group": pa.string(),
-    "measure": pa.string(), "item": pa.string(), "setting": pa.string(), "images": pa.int64(),
-    "value": pa.float64(),
+    "part": pa.string(), "cell": pa.string(), "run": pa.string(), "rule": pa.string(), "seed": pa.int64(),
+    "group": pa.string(), "measure": pa.string(), "item": pa.string(), "setting": pa.string(),
+    "step": pa.int64(), "images": pa.int64(), "value": pa.float64(),
 }  # fmt: skip
 _VERDICT_TYPES = {
     "claim": pa.string(), "sentence": pa.string(), "part": pa.string(), "cell": pa.string(),
@@ -64,10 +63,7 @@ def write_report(
     files = [out / "report.html", out / "results.md"]
     write_atomically(files[0], report_page(content))
     write_atomically(files[1], results_markdown(content))
-    columns: dict[str, list[Any]] = {
-        name: [getattr(fact, name) for fact in content.evidence] for name in Fact._fields
-    }
-    files += write_table(columns, _FACT_TYPES, out / "numbers")
+    files += write_table(content.facts.columns(), _FACT_TYPES, out / "numbers")
     files += write_table(_verdict_columns(content), _VERDICT_TYPES, out / "verdicts")
     makers = (claim_plot, claim_sweep_plot)
     claims = [plot for claim in content.claims for make in makers if (plot := make(claim, content).drawable)]

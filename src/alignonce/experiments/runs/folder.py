@@ -10,7 +10,7 @@
 | `predictions.npz` | `label` and `predicted` class of each test image, in the order of the data; likewise |
 | `tokenizer.json` | the byte pairs of a language model, as the tokenizers library reads them |
 | `resume/` | all that an unfinished run needs to go on: see `training.resuming`; gone when it is finished |
-| `diagnostics.csv` | what a tracker measured: step, measure, layer, value; if there was one |
+| `diagnostics.csv` | what a tracker measured, as a table of facts; if there was one |
 | `tensorboard/` | the measurements once more, for watching the run in TensorBoard |
 | `summary.json` | how the run ended, final numbers, the data; written last |
 
@@ -19,9 +19,7 @@ Each file is written beside its place and then moved there, so that a reader nev
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,8 +31,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from alignonce.diagnostics import Row, Tracker
+from alignonce.diagnostics import Tracker
 from alignonce.experiments.config.run import COMPUTING_FIELDS, RunConfig
+from alignonce.experiments.facts import Fact, Facts
 from alignonce.experiments.files import ensure_writable, write_atomically
 from alignonce.experiments.runs.records import Environment, Summary, describe_environment, summarise
 from alignonce.experiments.tasks import TASKS, Task
@@ -189,7 +188,13 @@ class RunFolder:
         write_atomically(self.path / "environment.json", _as_json(environment))
         write_atomically(self.path / "metrics.csv", result.metrics.write_csv)
         if result.diagnostics:
-            write_atomically(rows_file, lambda path: _write_rows(path, result.diagnostics))
+            tracked = Facts(
+                Fact.of_row(row)._replace(
+                    run=self.path.name, rule=config.rule, seed=config.seed, group="tracked"
+                )
+                for row in result.diagnostics
+            )
+            write_atomically(rows_file, tracked.write_csv)
         else:
             rows_file.unlink(missing_ok=True)
         if result.status == "diverged":
@@ -314,13 +319,6 @@ def _what_is_computed(config: RunConfig) -> dict[str, Any]:
     """A configuration without what only says where and how."""
     dumped = config.model_dump(mode="json", exclude=set(COMPUTING_FIELDS))
     return dict(json.loads(json.dumps(dumped)))
-
-
-def _write_rows(path: Path, rows: Sequence[Row]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(Row._fields)
-        writer.writerows(rows)
 
 
 def _as_json(values: BaseModel) -> str:

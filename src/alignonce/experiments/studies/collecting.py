@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from alignonce.experiments.facts import AnalysisTable, Evidence, Fact, Key
+from alignonce.experiments.facts import Fact, Facts, Key
 from alignonce.experiments.runs.folder import RunRecord
 from alignonce.experiments.runs.records import Summary, error_carrying_layers
 from alignonce.experiments.runs.scores import ACCURACY, score_of
@@ -15,7 +15,7 @@ from alignonce.experiments.studies.folder import StudyFolder, StudyRun, StudySna
 from alignonce.experiments.studies.study import Cell
 
 
-def collect_evidence(snapshot: StudySnapshot) -> Evidence:
+def collect_evidence(snapshot: StudySnapshot) -> Facts:
     """Read all numbers of the finished runs of a study.
 
     Args:
@@ -41,7 +41,7 @@ def collect_evidence(snapshot: StudySnapshot) -> Evidence:
         finished.setdefault((run.cell, run.config.seed), []).append(run.config.rule)
     for (cell, seed), rules in finished.items():
         facts += _facts_of_analysis(snapshot.folder, cell, seed, rules)
-    return Evidence(facts, correct)
+    return Facts(facts, correct)
 
 
 def _facts_of_run(run: StudyRun, record: RunRecord) -> Iterator[Fact]:
@@ -49,9 +49,15 @@ def _facts_of_run(run: StudyRun, record: RunRecord) -> Iterator[Fact]:
     diverged = summary.status == "diverged"
     tests, images = summary.data.test_examples, summary.data.train_examples
 
-    def fact(measure: str, value: float | None, count: int = 0, item: str = "", setting: str = "") -> Fact:
-        key = run.cell.part, run.cell.name, run.config.rule, run.config.seed
-        return Fact(*key, "run", measure, item, setting, count, np.nan if value is None else float(value))
+    def of_run(fact: Fact) -> Fact:
+        return fact._replace(
+            part=run.cell.part, cell=run.cell.name, run=record.folder.name, rule=run.config.rule,
+            seed=run.config.seed, group="run",
+        )  # fmt: skip
+
+    def fact(measure: str, value: float | None, count: int = 0) -> Fact:
+        number = np.nan if value is None else float(value)
+        return of_run(Fact(measure=measure, images=count, value=number))
 
     score = score_of(record)
     if score is ACCURACY:
@@ -64,22 +70,18 @@ def _facts_of_run(run: StudyRun, record: RunRecord) -> Iterator[Fact]:
     yield fact("train_loss", None if diverged else summary.train_loss, images)
     yield fact("diverged", diverged)
     yield fact("seconds", summary.seconds)
-    for epoch, value in zip(*metrics.series(score.metric), strict=True):
-        yield fact(score.metric, value, tests, setting=f"epoch={epoch:g}")
+    for on_the_way in metrics.facts(score.metric):
+        yield of_run(on_the_way._replace(images=tests))
     for measure in ("cosine", "angle_deg"):
         for layer in error_carrying_layers(metrics):
-            for epoch, value in zip(*metrics.series(measure, layer), strict=True):
-                yield fact(measure, value, item=layer, setting=f"epoch={epoch:g}")
+            yield from map(of_run, metrics.facts(measure, layer))
 
 
 def _facts_of_analysis(folder: StudyFolder, cell: Cell, seed: int, rules: list[str]) -> Iterator[Fact]:
     file = folder.analysis(cell, seed) / "analysis.csv"
     if not file.exists():
         return
-    for row in AnalysisTable.read_csv(file):
+    for fact in Facts.read_csv(file):
         # The rest of a study that has lost some of its rules since.
-        if row.rule in rules and row.step is None:
-            yield Fact(
-                cell.part, cell.name, row.rule, row.seed, row.group, row.measure, row.item, row.setting,
-                row.images, row.value,
-            )  # fmt: skip
+        if fact.rule in rules and fact.step is None:
+            yield fact._replace(part=cell.part, cell=cell.name)

@@ -8,6 +8,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from alignonce.experiments.facts import Fact, whole_lines
+from alignonce.experiments.setting import Setting
+
 COLUMNS = ("step", "epoch", "metric", "layer", "value")
 
 
@@ -91,6 +94,25 @@ class Metrics:
         values = self.series(metric, layer)[1]
         return values[-1] if values else None
 
+    def facts(self, metric: str, layer: str = "") -> list[Fact]:
+        """List the measurements of one metric, as the table of all numbers has them.
+
+        Args:
+            metric: its name.
+            layer: the layer, "" for a metric of the whole network.
+
+        Returns:
+            The facts, of no run yet.
+        """
+        return [
+            Fact(
+                measure=metric, item=layer, setting=Setting.of(epoch=row.epoch), step=row.step,
+                value=row.value,
+            )
+            for row in self._rows
+            if row.metric == metric and row.layer == layer
+        ]  # fmt: skip
+
     def write_csv(self, path: Path) -> None:
         """Write the table with a header line; numbers are written so that they read back exactly.
 
@@ -116,7 +138,7 @@ class Metrics:
             ValueError: the file is no such table.
         """
         with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.reader(_whole_lines(file))
+            reader = csv.reader(whole_lines(file))
             try:
                 if tuple(next(reader, ())) != COLUMNS:
                     raise ValueError(f"it must begin with the columns {','.join(COLUMNS)}")
@@ -126,13 +148,6 @@ class Metrics:
                 )
             except (ValueError, csv.Error) as error:
                 raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
-
-
-def _whole_lines(lines: Iterable[str]) -> Iterator[str]:
-    for line in lines:
-        if not line.endswith("\n"):
-            raise ValueError("the file ends within this line")
-        yield line
 
 
 def angle_deg(cosine: float) -> float:
