@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +21,19 @@ settings.register_profile(
 settings.load_profile("alignonce")
 # The tests' tensors are tiny, and pytest-xdist fills the cores.
 torch.set_num_threads(1)
+
+
+_SLOW_FOLDERS = {"browser", "distributed", "fuzz", "situations"}
+_SLOW_FILES = {"test_matrix.py", "test_packaging.py", "test_benchmarks.py", "test_examples.py"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what the inner loop leaves out: pytest -m "not slow"."""
+    for item in items:
+        place = item.path.relative_to(Path(__file__).parent)
+        marked = any(item.get_closest_marker(name) for name in ("browser", "distributed", "faults"))
+        if marked or place.parts[0] in _SLOW_FOLDERS or place.name in _SLOW_FILES or "compil" in item.name:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture
