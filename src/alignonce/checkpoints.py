@@ -37,6 +37,12 @@ def plain_state_dict(model: nn.Module) -> dict[str, Any]:
 
     Returns:
         Names and values of a plain model's ``state_dict``, sharing its memory.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> _ = set_learning_rule(model, RandomFeedback())
+        >>> list(plain_state_dict(model))
+        ['0.weight', '0.bias', '2.weight', '2.bias']
     """
     model = unwrap(model)
     state = model.state_dict()
@@ -64,6 +70,13 @@ def save_feedback(model: nn.Module, path: str | os.PathLike[str]) -> None:
     Raises:
         ValueError: if the model has no feedback weights, or a rule has settings that are no plain values (a
             function as ``cosine``).
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> _ = set_learning_rule(model, RandomFeedback())
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_feedback(model, f"{folder}/feedback.pt")
     """
     model = unwrap(model)
     tensors: dict[str, Tensor] = {}
@@ -102,6 +115,18 @@ def load_feedback(model: nn.Module, path: str | os.PathLike[str], inputs: Inputs
         ValueError: if the file holds no feedback weights, layers or shapes do not fit (all are named), a
             layer cannot be converted, a rule or format is of a class that is not imported, or direct feedback
             lacks ``inputs``.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> _ = set_learning_rule(model, RandomFeedback(seed=3))
+        >>> import copy, tempfile
+        >>> plain = copy.deepcopy(model)
+        >>> _ = set_learning_rule(plain, Backpropagation())
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_feedback(model, f"{folder}/feedback.pt")
+        ...     _ = load_feedback(plain, f"{folder}/feedback.pt")
+        >>> torch.equal(plain[0].feedback, model[0].feedback)
+        True
     """
     model = unwrap(model)
     description, tensors = _read(Path(path))

@@ -39,6 +39,16 @@ def evolve(model: nn.Module, step: int) -> None:
         RuntimeError: if a forward weight is not what it was when the rule was set (replaced, resized, tied to
             another, computed by a parametrisation), or something other than the optimiser has changed it
             where the rule would take that for a step; or if the model was wrapped by FSDP1.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> _ = set_learning_rule(model, KolenPollack())
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> for step in range(1, 4):
+        ...     optimizer.zero_grad()
+        ...     model(torch.randn(32, 8)).square().mean().backward()
+        ...     optimizer.step()
+        ...     evolve(model, step)
     """
     if not hasattr(step, "__index__") or (number := operator.index(step)) < 1:
         raise ValueError(f"step must be 1 after the optimiser's first step, got {step!r}")
@@ -68,6 +78,18 @@ def evolve_after(optimizer: Any, model: nn.Module, *, start: int = 0) -> "Evolut
         TypeError: if ``optimizer`` neither is nor wraps a ``torch.optim.Optimizer``.
         ValueError: if it has none of the model's parameters, or ``start`` is not 0 or more.
         RuntimeError: as :func:`evolve`, from a step of the optimiser.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> _ = set_learning_rule(model, KolenPollack())
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> handle = evolve_after(optimizer, model)
+        >>> for _ in range(3):
+        ...     optimizer.zero_grad()
+        ...     model(torch.randn(32, 8)).square().mean().backward()
+        ...     optimizer.step()
+        >>> handle.steps
+        3
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")

@@ -44,6 +44,13 @@ def exact_gradients(model: nn.Module) -> Iterator[None]:
 
     Args:
         model: a model with or without a learning rule.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> _ = set_learning_rule(model, RandomFeedback())
+        >>> with exact_gradients(model):
+        ...     loss = model(torch.randn(32, 8)).square().mean()
+        >>> loss.backward()  # backpropagation's gradients: the forward pass was inside
     """
     model = unwrap(model)
     layers = [m for m in model.modules() if isinstance(m, FeedbackLayer)]
@@ -56,6 +63,12 @@ def feedback_weights(model: nn.Module) -> Iterator[tuple[str, Tensor, Tensor]]:
 
     Weights that are spread over processes (:mod:`alignonce.distributed`) come whole, as copies: all processes
     must iterate.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> _ = set_learning_rule(model, RandomFeedback())
+        >>> [(name, w.shape == b.shape) for name, w, b in feedback_weights(model)]
+        [('0', True), ('2', True)]
     """
     model = unwrap(model)
     refuse_flat_parameters(model)

@@ -48,6 +48,12 @@ def pretrain_on_noise(
     Raises:
         ValueError: if ``steps``, ``batch_size`` or ``num_classes`` is not positive, ``seed`` is no integer,
             or the loss becomes NaN or infinite (the step is named).
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> _ = set_learning_rule(model, RandomFeedback())
+        >>> optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        >>> pretrain_on_noise(model, optimizer, input_shape=(8,), num_classes=4, steps=20)
     """
     for argument, value in (("steps", steps), ("batch_size", batch_size), ("num_classes", num_classes)):
         if value < 1:

@@ -95,7 +95,16 @@ class ExactModule:
 
 @dataclass(frozen=True)
 class RuleSummary:
-    """The outcome of ``set_learning_rule``; prints as a table."""
+    """The outcome of ``set_learning_rule``; prints as a table.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> summary = set_learning_rule(model, SoftAlignment(0.5), where="0")
+        >>> [(row.name, row.shape, round(row.cosine, 3)) for row in summary.rows]
+        [('0', (16, 8), 0.5)]
+        >>> [(module.name, module.reason) for module in summary.exact]
+        [('2', 'not selected')]
+    """
 
     rule: LearningRule
     rows: tuple[FeedbackRow, ...]

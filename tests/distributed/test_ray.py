@@ -8,7 +8,7 @@ from made_studies import TRAIN, made_part, made_study
 
 from alignonce.experiments.data.source import DataSource
 from alignonce.experiments.studies.cluster import Cluster
-from alignonce.experiments.studies.collecting import collect_evidence
+from alignonce.experiments.studies.collecting import collect_facts
 from alignonce.experiments.studies.execution import run_study
 from alignonce.experiments.studies.folder import StudyFolder
 
@@ -36,7 +36,7 @@ def two_nodes(monkeypatch):
 
 
 def numbers(folder: Path) -> dict:
-    evidence = collect_evidence(StudyFolder(folder).snapshot())
+    evidence = collect_facts(StudyFolder(folder).snapshot())
     return {fact[:-1]: fact.value for fact in evidence if fact.measure != "seconds"}
 
 

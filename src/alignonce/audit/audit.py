@@ -53,7 +53,14 @@ class AuditRow:
 
 @dataclass(frozen=True)
 class TransportReport:
-    """The outcome of ``audit_weight_transport``; prints as a table."""
+    """The outcome of ``audit_weight_transport``; prints as a table.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> report = audit_weight_transport(model, torch.randn(32, 8), torch.Tensor.sum)
+        >>> [row.module for row in report.culprits]  # under backpropagation
+        ['0', '2']
+    """
 
     rows: tuple[AuditRow, ...]
     """One for each parameter, in the model's order."""
@@ -124,6 +131,14 @@ def audit_weight_transport(
             reaches the parameters; if compiled code draws random numbers in a way of its own, so that it
             cannot be held against the model; if a checkpoint with ``use_reentrant=True`` would run hooks on
             accumulated gradients.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> _ = set_learning_rule(model, RandomFeedback())
+        >>> x, y = torch.randn(32, 8), torch.randint(4, (32,))
+        >>> report = audit_weight_transport(model, x, lambda out: nn.functional.cross_entropy(out, y))
+        >>> report.free_of_transport
+        True
     """
     inside = unwrap(model)
     with unsharded(inside), _without_averaging(model), torch.enable_grad():

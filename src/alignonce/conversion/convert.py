@@ -97,6 +97,14 @@ def set_learning_rule(
             converted (all are named), if a pattern in ``where`` fits nothing, or if forward weights hold NaN
             or infinite values (all are named).
         RuntimeError: if the model was wrapped by FSDP1.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> summary = set_learning_rule(model, SoftAlignment(cosine=0.5, seed=0))
+        >>> [(row.name, round(row.cosine, 3)) for row in summary.rows]
+        [('0', 0.5), ('2', 0.5)]
+        >>> loss = model(torch.randn(32, 8)).square().mean()
+        >>> loss.backward()  # the error goes back through B
     """
     _check_arguments(model, rule, unconvertible, norms)
     check_format(rule, format, inputs)

@@ -39,6 +39,12 @@ def alignment(model: nn.Module) -> dict[str, float]:
     Returns:
         Cosines in [-1, 1] by the weight's name, in the model's order; NaN where W or B is all zero. The
         angle in degrees is ``math.degrees(math.acos(cosine))``.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> _ = set_learning_rule(model, SoftAlignment(0.75))
+        >>> {name: round(cosine, 3) for name, cosine in alignment(model).items()}
+        {'0': 0.75, '2': 0.75}
     """
     return {name: cosine_similarity(weight, feedback) for name, weight, feedback in feedback_weights(model)}
 

@@ -18,6 +18,12 @@ class FeedbackFormat(ABC):
     A format sees each B as a matrix (out, in), its first dimension by all others: of a linear layer the
     weight itself, of a convolution (out_channels, in_channels / groups * kernel). A format is a value: it
     holds settings, never tensors.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> formats = {"0": LowRank(rank=2), "*": Dense(torch.bfloat16)}  # a format for each layer
+        >>> [row.format for row in set_learning_rule(model, SoftAlignment(), format=formats).rows]
+        ['rank 2, two products', 'dense bfloat16']
     """
 
     names: ClassVar[tuple[str, ...]]

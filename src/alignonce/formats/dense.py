@@ -21,6 +21,12 @@ class Dense(FeedbackFormat):
 
     Raises:
         ValueError: if ``dtype`` is not a floating-point dtype of 16 bits or more.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> summary = set_learning_rule(model, SoftAlignment(), format=Dense(torch.bfloat16))
+        >>> summary.extra_bytes  # two bytes for each of 8 x 16 + 16 x 4 elements
+        384
     """
 
     names = ("values",)

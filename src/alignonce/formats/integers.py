@@ -50,7 +50,14 @@ class _Integers(FeedbackFormat):
 
 @dataclass(frozen=True)
 class Int8(_Integers):
-    """B in 8 bits, with a scale for each column: a quarter of float32, and of a cosine of nearly 1."""
+    """B in 8 bits, with a scale for each column: a quarter of float32, and of a cosine of nearly 1.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> summary = set_learning_rule(model, SoftAlignment(1.0), format=Int8())
+        >>> all(row.cosine > 0.999 for row in summary.rows)
+        True
+    """
 
     names = ("packed", "scale")
 
@@ -69,7 +76,14 @@ class Int8(_Integers):
 
 @dataclass(frozen=True)
 class Int4(_Integers):
-    """B in 4 bits, two to a byte, with a scale for each column: an eighth of float32."""
+    """B in 4 bits, two to a byte, with a scale for each column: an eighth of float32.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> summary = set_learning_rule(model, SoftAlignment(1.0), format=Int4())
+        >>> all(row.cosine > 0.98 for row in summary.rows)
+        True
+    """
 
     names = ("packed", "scale")
 
@@ -102,6 +116,12 @@ class Sign(_Integers):
 
     Of a normally distributed B it has a cosine of sqrt(2 / π) = 0.80, of a uniform one sqrt(3) / 2 = 0.87.
     For ``SignSymmetry(once=True)`` it is exact.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> summary = set_learning_rule(model, SignSymmetry(once=True), format=Sign())
+        >>> summary.extra_bytes  # a bit for each of 192 elements, and two scales of four bytes
+        32
     """
 
     names = ("packed", "scale")

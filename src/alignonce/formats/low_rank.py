@@ -39,6 +39,12 @@ class LowRank(FeedbackFormat):
 
     Raises:
         ValueError: if not exactly one of ``fraction`` and ``rank`` is given, or one is out of its range.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> summary = set_learning_rule(model, SoftAlignment(), format=LowRank(rank=2))
+        >>> summary.extra_bytes  # 2 x (8 + 16) and 2 x (16 + 4) numbers of four bytes
+        352
     """
 
     names = ("left", "right")

@@ -15,6 +15,15 @@ class LearningRule(ABC):
     """How feedback weights begin, and how (if at all) they change.
 
     A rule is a value: it holds settings, never a model's tensors, so that one rule serves many models.
+
+    Example:
+        >>> class Transposed(LearningRule):
+        ...     def _feedback(self, w, name, depth):
+        ...         return w.flip(0)
+        >>> model = nn.Linear(8, 4)
+        >>> _ = set_learning_rule(model, Transposed())
+        >>> torch.equal(model.feedback, model.weight.flip(0))
+        True
     """
 
     @property
@@ -95,7 +104,15 @@ class LearningRule(ABC):
 
 @dataclass(frozen=True)
 class Backpropagation(LearningRule):
-    """The reference: the error goes back through W itself. Every model starts with this rule."""
+    """The reference: the error goes back through W itself. Every model starts with this rule.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> _ = set_learning_rule(model, RandomFeedback())
+        >>> _ = set_learning_rule(model, Backpropagation())  # back to a plain model
+        >>> type(model[0])
+        <class 'torch.nn.modules.linear.Linear'>
+    """
 
     @property
     def has_layer_feedback(self) -> bool:

@@ -39,6 +39,12 @@ class DirectFeedback(LearningRule):
         seed: with the module's name, decides B.
         outputs: ``"returned"``, or names or globs of the output layers.
         max_bytes: the most that all B may take together; more is refused before any is made.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> summary = set_learning_rule(model, DirectFeedback(), inputs=torch.randn(32, 8))
+        >>> [row.shape for row in summary.rows]  # B of each tapped input: (outputs, inputs of the layer)
+        [(4, 8), (4, 16)]
     """
 
     taps: str | Sequence[str] = "layers"

@@ -82,6 +82,11 @@ class PeriodicAlignment(EvolvingRule):
 
     Raises:
         ValueError: if ``every`` is not a positive integer, or as :class:`SoftAlignment` does.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> print(set_learning_rule(model, PeriodicAlignment(every=100)).rule.transports)
+        whole forward weights, every 100 steps
     """
 
     every: int = 100
@@ -147,6 +152,12 @@ class SignSymmetry(EvolvingRule):
 
     Raises:
         ValueError: if ``magnitudes`` is none of the above, or is ``"batch"`` with ``once``.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> _ = set_learning_rule(model, SignSymmetry(once=True))
+        >>> torch.equal(model[0].feedback.sign(), model[0].weight.sign())
+        True
     """
 
     magnitudes: Literal["uniform", "fixed", "batch"] = "uniform"

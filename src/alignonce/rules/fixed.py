@@ -26,6 +26,12 @@ class RandomFeedback(LearningRule):
 
     Raises:
         ValueError: if ``seed`` is no integer.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> _ = set_learning_rule(model, RandomFeedback(seed=1))
+        >>> abs(alignment(model)["2"]) < 0.5
+        True
     """
 
     seed: int = 0
@@ -58,6 +64,12 @@ class SoftAlignment(LearningRule):
     Raises:
         ValueError: if a cosine is outside [-1, 1] or NaN, or ``seed`` is no integer; later, from
             :func:`alignonce.set_learning_rule`, if a layer has no cosine or cannot have the one asked for.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> _ = set_learning_rule(model, SoftAlignment(cosine={"0": 0.9, "*": 0.5}))
+        >>> {name: round(cosine, 3) for name, cosine in alignment(model).items()}
+        {'0': 0.9, '2': 0.5}
     """
 
     cosine: Cosines = 0.5

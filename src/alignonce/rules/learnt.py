@@ -32,6 +32,12 @@ class KolenPollack(EvolvingRule):
 
     Raises:
         ValueError: if ``decay`` is not in [0, 1).
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> _ = set_learning_rule(model, KolenPollack(decay=1e-3))
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> handle = evolve_after(optimizer, model)  # B learns whenever the optimiser steps
     """
 
     decay: float = 1e-3
@@ -91,6 +97,12 @@ class WeightMirror(EvolvingRule):
 
     Raises:
         ValueError: if ``every`` or ``samples`` is not a positive integer, or ``rate`` is not in (0, 1].
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> _ = set_learning_rule(model, WeightMirror(every=10))
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> handle = evolve_after(optimizer, model)  # a mirror phase after every tenth step
     """
 
     every: int = 10

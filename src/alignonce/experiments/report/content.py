@@ -13,7 +13,7 @@ from alignonce.experiments.report.plots_measures import measure_plots
 from alignonce.experiments.report.plots_training import training_plots
 from alignonce.experiments.report.subjects import swept_cells
 from alignonce.experiments.runs.records import Environment
-from alignonce.experiments.studies.collecting import collect_evidence
+from alignonce.experiments.studies.collecting import collect_facts
 from alignonce.experiments.studies.folder import StudyFolder, StudySnapshot
 from alignonce.experiments.studies.study import Study, load_study, shipped_studies
 
@@ -87,7 +87,7 @@ def gather(snapshot: StudySnapshot, on_progress: Callable[[int, int], None] | No
     study, folder = snapshot.study, snapshot.folder
     if not snapshot.finished:
         raise FileNotFoundError(f"{folder.path} holds no finished run: alignonce study run comes first")
-    facts = collect_evidence(snapshot)
+    facts = collect_facts(snapshot)
     findings = evaluate(facts, on_progress=on_progress)
     environments = _distinct([run.environment for run, _ in snapshot.finished])
     return ReportContent(

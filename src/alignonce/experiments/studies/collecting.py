@@ -15,7 +15,7 @@ from alignonce.experiments.studies.folder import StudyFolder, StudyRun, StudySna
 from alignonce.experiments.studies.study import Cell
 
 
-def collect_evidence(snapshot: StudySnapshot) -> Facts:
+def collect_facts(snapshot: StudySnapshot) -> Facts:
     """Read all numbers of the finished runs of a study.
 
     Args:
