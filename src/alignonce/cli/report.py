@@ -34,6 +34,7 @@ def report(out: tyro.conf.Positional[Path]) -> int:
     """
     from rich.console import Console
 
+    import alignonce.experiments.report  # noqa: F401  a package that it misses is to be known first
     from alignonce.experiments.studies.folder import StudyFolder
 
     _write(StudyFolder(out).snapshot(), Console())
