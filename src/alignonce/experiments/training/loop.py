@@ -29,8 +29,8 @@ from alignonce.experiments.training.learner import Learner
 from alignonce.experiments.training.metrics import Metrics
 from alignonce.experiments.training.one_network import OneNetwork, build_optimizer
 from alignonce.experiments.training.randomness import own_randomness
-from alignonce.experiments.training.resuming import ResumePoints, common_points
-from alignonce.experiments.training.run_state import Run, RunState, Status
+from alignonce.experiments.training.resuming import ResumePoints
+from alignonce.experiments.training.run_state import Run, RunState, Status, common_points
 from alignonce.experiments.training.stopping import StopRequest
 
 __all__ = [

@@ -21,7 +21,7 @@ import re
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -217,26 +217,6 @@ def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         Those tensors, by the rest of their names.
     """
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def common_points(resume: Sequence[ResumePoints]) -> list[ResumePoint] | None:
-    """Read the newest points of runs that learn together, all after the same step.
-
-    Args:
-        resume: of each run.
-
-    Returns:
-        One for each run; None if they have none in common.
-    """
-    step: int | None = None
-    while True:
-        points = [one.newest(step) for one in resume]
-        found = [point for point in points if point is not None]
-        if len(found) < len(points):
-            return None
-        if len({point.step for point in found}) == 1:
-            return found
-        step = min(point.step for point in found)
 
 
 def _points(folder: Path) -> list[Path]:

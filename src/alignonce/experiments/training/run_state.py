@@ -13,7 +13,7 @@ from torch import Tensor
 from alignonce.experiments.training.engine import Engine
 from alignonce.experiments.training.learner import Measured
 from alignonce.experiments.training.metrics import Measurement, Metrics, angle_deg
-from alignonce.experiments.training.resuming import ResumePoint, under
+from alignonce.experiments.training.resuming import ResumePoint, ResumePoints, under
 
 Status = Literal["done", "diverged", "interrupted"]
 
@@ -163,3 +163,23 @@ class RunState:
             run.status, run.ended = point.facts.get("status", "done"), point.facts.get("ended")
             run.metrics.extend(Measurement(*row) for row in point.facts["metrics"])
             run.tests = {row.metric: row.value for row in run.metrics if row.metric.startswith("test_")}
+
+
+def common_points(resume: Sequence[ResumePoints]) -> list[ResumePoint] | None:
+    """Read the newest points of runs that learn together, all after the same step.
+
+    Args:
+        resume: of each run.
+
+    Returns:
+        One for each run; None if they have none in common.
+    """
+    step: int | None = None
+    while True:
+        points = [one.newest(step) for one in resume]
+        found = [point for point in points if point is not None]
+        if len(found) < len(points):
+            return None
+        if len({point.step for point in found}) == 1:
+            return found
+        step = min(point.step for point in found)
