@@ -131,7 +131,7 @@ def _check_rules(model: nn.Module) -> None:
     for layer in model.modules():
         if isinstance(layer, FeedbackLayer) and layer.learning_rule.evolves:
             rule = layer.learning_rule
-            if not (isinstance(rule, EvolvingRule) and rule.goes_by_rows):
+            if not (isinstance(rule, EvolvingRule) and rule.is_rowwise):
                 raise ValueError(
                     f"{rule} changes each feedback weight as a whole, of which sharding leaves a process "
                     "some rows only: use DistributedDataParallel"

@@ -53,8 +53,8 @@ class FeedbackRow:
             stored_as: FeedbackFormat = _DENSE
         else:
             stored_as = feedback.format
-            way = feedback_class(plain_class).way_of(layer, feedback)
-            form, size = ", ".join(filter(None, (feedback.format.label, way))), feedback.bytes
+            multiplication = feedback_class(plain_class).multiplication_of(layer, feedback)
+            form, size = ", ".join(filter(None, (feedback.format.label, multiplication))), feedback.bytes
             feedback = feedback.to_dense()
         return cls(
             name, plain_class.__name__, tuple(weight.shape), rule, form,

@@ -63,7 +63,9 @@ def test_the_most_aligned_of_the_fastest_is_taken(
     times.update(measured)
     rows = set_learning_rule(model(), SAME, format="auto", inputs=X).rows
     assert rows[1].stored_as == expected
-    chosen = min((f for f in CANDIDATES if f.fitted((128, 128)) == expected), key=lambda f: times.get(f, 1.0))
+    chosen = min(
+        (f for f in CANDIDATES if f.for_shape((128, 128)) == expected), key=lambda f: times.get(f, 1.0)
+    )
     assert f"(auto: {times.get(chosen, 1.0):.2f} of dense's time)" in rows[1].format
 
 

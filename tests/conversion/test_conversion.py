@@ -448,7 +448,7 @@ def test_bad_arguments_get_one_clear_error() -> None:
         set_learning_rule(mlp(), RandomFeedback)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="unconvertible must be 'raise' or 'exact'"):
         set_learning_rule(mlp(), SOFT, unconvertible="skip")
-    with pytest.raises(ValueError, match="'nowhere' fits no module"):
+    with pytest.raises(ValueError, match="'nowhere' matches no module"):
         set_learning_rule(mlp(), SOFT, where="nowhere")
 
 
@@ -555,7 +555,7 @@ def test_where_can_say_all_but() -> None:
         set_learning_rule(model, Backpropagation())
         set_learning_rule(model, SOFT, where=where)
         assert list(alignment(model)) == expected
-    with pytest.raises(ValueError, match="'nowhere' fits no module"):
+    with pytest.raises(ValueError, match="'nowhere' matches no module"):
         set_learning_rule(model, SOFT, where="!nowhere")
 
 

@@ -236,7 +236,7 @@ def test_installing_leaves_statistics_modes_and_random_state_alone() -> None:
     ("rule", "options", "match"),
     [
         (DirectFeedback(), {}, "needs inputs=, a batch"),
-        (DirectFeedback(taps="blocks.*"), {"inputs": torch.randn(5, 6)}, "'blocks\\.\\*' fits no module"),
+        (DirectFeedback(taps="blocks.*"), {"inputs": torch.randn(5, 6)}, "'blocks\\.\\*' matches no module"),
         (DirectFeedback(), {"inputs": torch.randn(5, 6), "where": "0"}, "where= does not go with"),
     ],
 )

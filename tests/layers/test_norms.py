@@ -419,9 +419,7 @@ class OwnNorm(nn.Module):
 def test_a_norm_layer_written_by_hand_is_named_until_it_is_made_known() -> None:
     model = nn.Sequential(nn.Linear(4, 4), OwnNorm(4), nn.Linear(4, 3))
     summary = set_learning_rule(model, SOFT, norms="fixed")
-    assert [(e.name, e.reason.split(":")[0]) for e in summary.exact] == [
-        ("1", "own parameters of unknown use")
-    ]
+    assert [(e.name, e.reason.split(";")[0]) for e in summary.exact] == [("1", "has parameters of its own")]
     assert [r.module for r in audit_weight_transport(model, torch.randn(3, 4), loss).culprits] == ["1"]
     norm_kind(OwnNorm)
     set_learning_rule(model, SOFT, norms="fixed")

@@ -36,8 +36,8 @@ _EPILOG = """commands:
   train     train one network under one learning rule; a run folder
   audit     find out by experiment whether the backward pass reads forward weights
   analyse   measure saved runs: what learning did, and what the result withstands
-  sample    let a trained language model write
-  study     many runs, described in one file: run them, see how far they are
+  sample    generate text from a trained language model
+  study     run a grid of experiments described in one file, and show its progress
   report    the report of a study: what its numbers say about each claim of the paper
   reproduce test every claim of the paper on real data, and write the report
 

@@ -17,7 +17,7 @@ def sample(
     temperature: float = 0.8,
     seed: int = 0,
 ) -> int:
-    """Let a trained language model continue a text, and print both.
+    """Generate text from a trained language model: continue a text, and print both.
 
     For example:
       alignonce sample runs/mine --prompt "def "

@@ -94,7 +94,7 @@ class Compression:
         else:
             assert isinstance(self._format, FeedbackFormat)  # for the type checker: "auto" has measured
             asked = self._format
-        return asked.fitted(as_matrix(tuple(weight.shape)))
+        return asked.for_shape(as_matrix(tuple(weight.shape)))
 
 
 def check_format(rule: LearningRule, format: object, inputs: Inputs | None) -> None:

@@ -93,9 +93,9 @@ def set_learning_rule(
         TypeError: if ``model`` is no module, ``rule`` no learning rule, ``format`` no format, ``where``
             none of the above, or ``inputs`` no arguments of the model.
         ValueError: if the rule cannot have the format, a format's name or pattern is unknown, or ``"auto"``
-            has no ``inputs``, if there is nothing to convert, if layers cannot be
-            converted (all are named), if a pattern in ``where`` fits nothing, or if forward weights hold NaN
-            or infinite values (all are named).
+            has no ``inputs``, if there is nothing to convert, if layers cannot be converted (all are named),
+            if a pattern in ``where`` matches nothing, or if forward weights hold NaN or infinite values (all
+            are named).
         RuntimeError: if the model was wrapped by FSDP1.
 
     Example:

@@ -108,7 +108,7 @@ def plan_conversion(model: nn.Module, rule: LearningRule, where: Where, norms: s
 
     Raises:
         TypeError: if ``where`` is none of what it can be.
-        ValueError: if a pattern in ``where`` fits no module, or forward weights are not finite.
+        ValueError: if a pattern in ``where`` matches no module, or forward weights are not finite.
     """
     attention_of = {
         f"{name}.out_proj".removeprefix("."): name
@@ -179,7 +179,7 @@ def _selection(model: nn.Module, where: Where) -> set[str]:
     def fits(pattern: str) -> set[str]:
         found = {n for n in modules if fnmatchcase(n, pattern) or n.startswith(f"{pattern}.")}
         if not found:
-            raise ValueError(f"where: {pattern!r} fits no module; there are {', '.join(modules)}")
+            raise ValueError(f"where: {pattern!r} matches no module; there are {', '.join(modules)}")
         return found
 
     excluded = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
@@ -201,7 +201,7 @@ def _left_exact(name: str, module: nn.Module) -> Iterator[ExactModule]:
     elif isinstance(module, _EMBEDDINGS):
         reason = "embedding: no error goes back through it"
     else:
-        reason = "own parameters of unknown use: audit_weight_transport tells"
+        reason = "has parameters of its own; run audit_weight_transport to see whether they transport weights"
     yield ExactModule(name, plain_name(module), reason)
 
 

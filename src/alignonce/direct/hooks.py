@@ -13,7 +13,7 @@ from torch._compile import _disable_dynamo  # torch.compiler.disable imports the
 from torch.utils._pytree import tree_map_only
 
 from alignonce.direct.labels import differentiable_tensors
-from alignonce.direct.matrices import Way, fits
+from alignonce.direct.matrices import Action, fits
 from alignonce.direct.nodes import CutInput, Join, Mark, cuts_behind
 from alignonce.layers.modes import Switch, runs_exactly
 from alignonce.rules.base import LearningRule
@@ -22,11 +22,11 @@ __all__ = ["Begin", "Cut", "End", "JoinAtOutput", "Refuse", "Routes", "State"]
 
 _REMEDY = "call set_learning_rule again with inputs= that run the model as in training"
 
-Routes = dict[int, tuple[tuple[int, str, Way], ...]]
+Routes = dict[int, tuple[tuple[int, str, Action], ...]]
 """By place of an input: the number of each output that depends on it, the buffer of B, how it acts."""
 
 
-_Tapped = tuple[Tensor, Tensor, Way, str]
+_Tapped = tuple[Tensor, Tensor, Action, str]
 """B, the input that was cut, how B acts, the module's name."""
 
 
@@ -116,14 +116,14 @@ class Cut:
             if id(x) in done:  # one tensor given twice (query and key) is one input
                 return done[id(x)]
             if x.requires_grad:
-                for output, buffer, way in self.routes.get(len(done)) or self.routes_of(len(done)):
-                    tapped[output].append((getattr(module, buffer), x, way, self.name))
+                for output, buffer, action in self.routes.get(len(done)) or self.routes_of(len(done)):
+                    tapped[output].append((getattr(module, buffer), x, action, self.name))
             done[id(x)] = x.detach()
             return done[id(x)]
 
         return tree_map_only(Tensor, cut, (args, kwargs))
 
-    def routes_of(self, index: int) -> tuple[tuple[int, str, Way], ...]:
+    def routes_of(self, index: int) -> tuple[tuple[int, str, Action], ...]:
         """What is known of an input by its place."""
         routes = self.routes.get(index)
         if routes is None:
@@ -148,7 +148,7 @@ def _cut_in_the_graph(cut: Cut, module: nn.Module, args: Any, kwargs: Any) -> An
             continue
         if state.marks:  # in a recomputation too: a layer saves more where its input has a graph
             routes = cut.routes_of(index)
-            feedback = {output: (getattr(module, buffer), way) for output, buffer, way in routes}
+            feedback = {output: (getattr(module, buffer), action) for output, buffer, action in routes}
             done[id(x)] = Mark.apply(x, CutInput(state, cut.name, x, feedback, joined=recomputing))
         else:
             done[id(x)] = x.detach()
@@ -243,18 +243,18 @@ def _join_in_the_graph(hook: JoinAtOutput, output: Any) -> Any:
                     f"direct feedback: the output {hook.name!r} depends on {cut.name!r}, and did not when "
                     f"the rule was set: {_REMEDY}"
                 )
-            feedback, way = cut.feedback[number]
-            tapped.append((feedback, cut.x, way, cut.name))
+            feedback, action = cut.feedback[number]
+            tapped.append((feedback, cut.x, action, cut.name))
         if tapped:
             joined[id(x)] = _join(x, hook.state, number, tapped)
     return tree_map_only(Tensor, lambda x: joined.get(id(x), x), output)
 
 
 def _join(output: Tensor, state: State, number: int, tapped: list[_Tapped]) -> Tensor:
-    feedbacks, inputs, ways, _ = zip(*tapped, strict=True)
+    feedbacks, inputs, actions, _ = zip(*tapped, strict=True)
     size = output.numel()
-    for feedback, x, way, name in tapped:
-        if not fits(size, feedback, way, x):
+    for feedback, x, action, name in tapped:
+        if not fits(size, feedback, action, x):
             raise ValueError(
                 f"direct feedback: the input of {name!r} has shape {tuple(x.shape)} and the output "
                 f"{tuple(output.shape)}: other sizes than the batch that set_learning_rule was given"
@@ -267,8 +267,8 @@ def _join(output: Tensor, state: State, number: int, tapped: list[_Tapped]) -> T
     if not torch.compiler.is_compiling() and torch._C._autograd._top_saved_tensors_default_hooks(False):
         # A checkpoint around the output layer must not count on B: in its recomputation nothing is joined.
         with torch.autograd.graph.saved_tensors_hooks(_same, _same):
-            return Join.apply(output, end, ways, *tensors)
-    return Join.apply(output, end, ways, *tensors)
+            return Join.apply(output, end, actions, *tensors)
+    return Join.apply(output, end, actions, *tensors)
 
 
 def _same(x: Tensor) -> Tensor:

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from alignonce.direct.labels import Shapes
 from alignonce.layers.base import layer_kind
 
-__all__ = ["Way", "carry", "fits", "size", "way_of"]
+__all__ = ["Action", "carry", "fits", "size", "action_of"]
 
 
-class Way(NamedTuple):
+class Action(NamedTuple):
     """How B takes an output's error to an input."""
 
     kind: str
@@ -25,7 +25,7 @@ class Way(NamedTuple):
     """How many dimensions the output has in a batch: with one less it is one example."""
 
 
-def way_of(layer: nn.Module, output: Shapes, tapped: nn.Module, input: Shapes) -> Way | None:
+def action_of(layer: nn.Module, output: Shapes, tapped: nn.Module, input: Shapes) -> Action | None:
     """How B acts between an output layer and a tapped module; None if examples cannot be told apart."""
     dims = len(output.first)
     features = _feature_dim(layer, dims)
@@ -33,51 +33,51 @@ def way_of(layer: nn.Module, output: Shapes, tapped: nn.Module, input: Shapes) -
     if (same_kind or layer_kind(type(tapped)) is None) and len(input.first) == dims > 1:
         positions = [_without(shape, features) for shape in (*output, *input)]
         if positions[0] == positions[2] and positions[1] == positions[3]:
-            return Way("last" if features == -1 else "position", features, features, dims)
+            return Action("last" if features == -1 else "position", features, features, dims)
     if len(output.changed) != 1:
         return None
     (batch,) = output.changed
     if not input.changed:
-        return Way("sum", batch, 0, dims)
+        return Action("sum", batch, 0, dims)
     if len(input.changed) != 1:
         return None
     (input_batch,) = input.changed
     if [s[batch] for s in output] != [s[input_batch] for s in input]:
         return None
-    return Way("example", batch, input_batch, dims)
+    return Action("example", batch, input_batch, dims)
 
 
-def size(way: Way, output: torch.Size, input: torch.Size) -> tuple[int, int]:
+def size(action: Action, output: torch.Size, input: torch.Size) -> tuple[int, int]:
     """Rows and columns of B."""
-    if way.kind in ("last", "position"):
-        return output[way.output_dim], input[way.input_dim]
-    columns = input.numel() if way.kind == "sum" else input.numel() // input[way.input_dim]
-    return output.numel() // output[way.output_dim], columns
+    if action.kind in ("last", "position"):
+        return output[action.output_dim], input[action.input_dim]
+    columns = input.numel() if action.kind == "sum" else input.numel() // input[action.input_dim]
+    return output.numel() // output[action.output_dim], columns
 
 
-def fits(output_size: int, feedback: Tensor, way: Way, input: Tensor) -> bool:
+def fits(output_size: int, feedback: Tensor, action: Action, input: Tensor) -> bool:
     """Whether an output of so many elements and an input have the sizes that B was made for."""
     rows, columns = feedback.shape
-    if way[0] == "sum":
+    if action[0] == "sum":
         return input.numel() == columns
     return output_size * columns == input.numel() * rows
 
 
-def carry(error: Tensor, feedback: Tensor, way: Way, shape: torch.Size) -> Tensor:
-    """B·e, of an input's shape, for all ways but ``"last"``."""
+def carry(error: Tensor, feedback: Tensor, action: Action, shape: torch.Size) -> Tensor:
+    """B·e, of an input's shape, for all actions but ``"last"``."""
     error = error.to(feedback.dtype)
-    if way.kind == "position":
-        rows = error.movedim(way.output_dim, -1).reshape(-1, feedback.shape[0])
+    if action.kind == "position":
+        rows = error.movedim(action.output_dim, -1).reshape(-1, feedback.shape[0])
         back = rows.mm(feedback)
-        return back.reshape(*_without(shape, way.input_dim), -1).movedim(-1, way.input_dim)
-    single = error.dim() < way.output_dims
-    rows = (error if single else error.movedim(way.output_dim, 0)).reshape(-1, feedback.shape[0])
-    if way.kind == "sum":
+        return back.reshape(*_without(shape, action.input_dim), -1).movedim(-1, action.input_dim)
+    single = error.dim() < action.output_dims
+    rows = (error if single else error.movedim(action.output_dim, 0)).reshape(-1, feedback.shape[0])
+    if action.kind == "sum":
         rows = rows.sum(0, keepdim=True)
     back = rows.mm(feedback)
-    if single or way.input_dim == 0:
+    if single or action.input_dim == 0:
         return back.reshape(shape)
-    return back.reshape(-1, *_without(shape, way.input_dim)).movedim(0, way.input_dim)
+    return back.reshape(-1, *_without(shape, action.input_dim)).movedim(0, action.input_dim)
 
 
 def _feature_dim(layer: nn.Module, dims: int) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignonce.direct.matrices import Way, carry
+from alignonce.direct.matrices import Action, carry
 
 __all__ = ["CutInput", "Join", "Mark", "cuts_behind"]
 
@@ -17,14 +17,14 @@ class Join(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(output: Tensor, end_of: Any, ways: Any, *feedback_and_inputs: Tensor) -> Tensor:
+    def forward(output: Tensor, end_of: Any, actions: Any, *feedback_and_inputs: Tensor) -> Tensor:
         """Return the output."""
         return output.detach()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Keep B and the shapes of inputs."""
-        _, ctx.end_of, ctx.ways, *rest = inputs
+        _, ctx.end_of, ctx.actions, *rest = inputs
         count = len(rest) // 2
         ctx.save_for_backward(*rest[:count])
         ctx.shapes = [(h.shape, h.dtype) for h in rest[count:]]
@@ -33,13 +33,13 @@ class Join(torch.autograd.Function):
     def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:
         """Give each input B·e."""
         errors, rows = [], None
-        for feedback, way, (shape, dtype) in zip(ctx.saved_tensors, ctx.ways, ctx.shapes, strict=True):
-            if way[0] == "last":  # by far the most frequent: the same rows for all
+        for feedback, action, (shape, dtype) in zip(ctx.saved_tensors, ctx.actions, ctx.shapes, strict=True):
+            if action[0] == "last":  # by far the most frequent: the same rows for all
                 if rows is None or rows.dtype != feedback.dtype:
                     rows = error.to(feedback.dtype).reshape(-1, feedback.shape[0])
                 back = rows.mm(feedback).reshape(shape)
             else:
-                back = carry(error, feedback, way, shape)
+                back = carry(error, feedback, action, shape)
             errors.append(back.to(dtype))
         return (error, None, None, *[None] * len(errors), *errors)
 
@@ -73,7 +73,7 @@ class CutInput:
     """That of the hooks of one model."""
     name: str
     x: Tensor
-    feedback: dict[int, tuple[Tensor, Way]]
+    feedback: dict[int, tuple[Tensor, Action]]
     """By number of the output."""
     joined: bool = False
 

@@ -12,7 +12,7 @@ from alignonce.direct.graph import Findings
 from alignonce.direct.hooks import Routes
 from alignonce.direct.install import Plan, Tap
 from alignonce.direct.labels import Output, TapInput
-from alignonce.direct.matrices import Way, size, way_of
+from alignonce.direct.matrices import Action, action_of, size
 from alignonce.direct.trace import trace
 from alignonce.layers.base import layer_kind
 from alignonce.rules.base import generator_for
@@ -58,11 +58,11 @@ def plan_direct_feedback(model: nn.Module, rule: DirectFeedback, args: Any, kwar
         routes: Routes = {}
         for input in sorted(key for key in {*found.inputs, *found.idle} if key.module == name):
             routes[input.place] = ()
-            for number, (way, shape) in matrices.get(input, {}).items():
+            for number, (action, shape) in matrices.get(input, {}).items():
                 buffer = _buffer_name(input.place, number)
                 key = f"{name}/{input.place}" + _key_of(outputs[number], number)
                 buffers[buffer] = _random_feedback(rule, key, shape).to(*_home(tapped[name], model))
-                routes[input.place] += ((number, buffer, way),)
+                routes[input.place] += ((number, buffer, action),)
         taps.append(Tap(name, tapped[name], buffers, routes))
     numbers: dict[str, dict[int, int]] = {}
     for number, output in enumerate(outputs):
@@ -77,7 +77,7 @@ def plan_direct_feedback(model: nn.Module, rule: DirectFeedback, args: Any, kwar
     )
 
 
-_Matrices = dict[TapInput, dict[int, tuple[Way, tuple[int, int]]]]
+_Matrices = dict[TapInput, dict[int, tuple[Action, tuple[int, int]]]]
 """Of each tapped input, by the number of the output: how B acts, and its shape."""
 
 
@@ -86,8 +86,8 @@ def _matrices(modules: Mapping[str, nn.Module], found: Findings) -> _Matrices:
     for number, (output, shapes) in enumerate(found.outputs.items()):
         for input in sorted(found.depends[output]):
             entered = found.inputs[input]
-            way = way_of(modules[output.layer], shapes, modules[input.module], entered)
-            if way is None:
+            action = action_of(modules[output.layer], shapes, modules[input.module], entered)
+            if action is None:
                 raise ValueError(
                     f"direct feedback: the input of {input.module!r} has shape {tuple(entered.first)}, in a "
                     f"larger batch {tuple(entered.second)}; the output of {output.layer!r} "
@@ -95,7 +95,7 @@ def _matrices(modules: Mapping[str, nn.Module], found: Findings) -> _Matrices:
                     "that the examples of one cannot be found in the other. Tap modules that take the batch "
                     "in a dimension of its own (whole blocks, say): DirectFeedback(taps=...)"
                 )
-            matrices.setdefault(input, {})[number] = way, size(way, shapes.first, entered.first)
+            matrices.setdefault(input, {})[number] = action, size(action, shapes.first, entered.first)
     return matrices
 
 
@@ -104,8 +104,8 @@ def _check_size(
 ) -> None:
     sizes: dict[str, int] = {}
     largest = (0, "", (0, 0))
-    for input, ways in matrices.items():
-        for _, shape in ways.values():
+    for input, actions in matrices.items():
+        for _, shape in actions.values():
             needed = math.prod(shape) * _home(modules[input.module], model)[1].itemsize
             sizes[input.module] = sizes.get(input.module, 0) + needed
             largest = max(largest, (needed, input.module, shape))

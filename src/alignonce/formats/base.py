@@ -33,7 +33,7 @@ class FeedbackFormat(ABC):
     fits_errors: ClassVar[bool] = False
     """Whether :meth:`compress_for` makes use of the errors."""
 
-    def fitted(self, shape: tuple[int, int]) -> "FeedbackFormat":
+    def for_shape(self, shape: tuple[int, int]) -> "FeedbackFormat":
         """The format that a matrix of this shape gets: this one, or another where this one makes no sense."""
         return self
 
@@ -86,7 +86,7 @@ class FeedbackFormat(ABC):
     def label(self) -> str:
         """A few words for a table."""
 
-    def way(self, device: torch.device) -> str:
+    def multiplication(self, device: torch.device) -> str:
         """How :meth:`product` multiplies on a device, in a few words for a table."""
         return DECOMPRESSED
 

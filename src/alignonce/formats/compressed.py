@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from alignonce.formats.base import FeedbackFormat, Stored, needs_plain_operations
 
-__all__ = ["Compressed", "CompressedFeedback", "Feedback", "HeldFeedback", "as_matrix", "keep_without"]
+__all__ = ["Compressed", "CompressedFeedback", "Feedback", "HeldFeedback", "as_matrix", "allow_missing"]
 
 
 class Compressed(NamedTuple):
@@ -177,7 +177,7 @@ class CompressedFeedback(nn.Module):
                 {},
             )
         if self.keep_if_missing:
-            keep_without([prefix + name for name in self.format.names], missing_keys)
+            allow_missing([prefix + name for name in self.format.names], missing_keys)
 
 
 HeldFeedback = Tensor | CompressedFeedback
@@ -187,7 +187,7 @@ Feedback = HeldFeedback | Compressed
 """A feedback weight as an operation takes it."""
 
 
-def keep_without(keys: list[str], missing_keys: list[str]) -> None:
+def allow_missing(keys: list[str], missing_keys: list[str]) -> None:
     """Allow a state_dict not to hold feedback weights; warn if it does not."""
     missing = [key for key in keys if key in missing_keys]
     for key in missing:

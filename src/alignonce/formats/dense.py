@@ -53,6 +53,6 @@ class Dense(FeedbackFormat):
         """A few words for a table."""
         return f"dense {dtype_name(self.dtype)}".rstrip()
 
-    def way(self, device: torch.device) -> str:
+    def multiplication(self, device: torch.device) -> str:
         """How it multiplies on a device."""
         return ""

@@ -56,7 +56,7 @@ class FP8(FeedbackFormat):
         """A few words for a table."""
         return "float8"
 
-    def way(self, device: torch.device) -> str:
+    def multiplication(self, device: torch.device) -> str:
         """How it multiplies on a device."""
         return "8-bit product" if _has_kernels(device) else DECOMPRESSED
 

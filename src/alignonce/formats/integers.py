@@ -43,7 +43,7 @@ class _Integers(FeedbackFormat):
         result = torch._int_mm(rounded, self._codes(packed, shape))
         return result.to(scale.dtype).mul_(step).mul_(scale)
 
-    def way(self, device: torch.device) -> str:
+    def multiplication(self, device: torch.device) -> str:
         """How it multiplies on a device."""
         return "8-bit product" if _has_integer_kernels(device) else DECOMPRESSED
 
@@ -105,9 +105,9 @@ class Int4(_Integers):
         """A few words for a table."""
         return "int4"
 
-    def way(self, device: torch.device) -> str:
+    def multiplication(self, device: torch.device) -> str:
         """How it multiplies on a device."""
-        return f"unpacked, {super().way(device)}" if _has_integer_kernels(device) else DECOMPRESSED
+        return f"unpacked, {super().multiplication(device)}" if _has_integer_kernels(device) else DECOMPRESSED
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,9 @@ class Sign(_Integers):
         """A few words for a table."""
         return "sign"
 
-    def way(self, device: torch.device) -> str:
+    def multiplication(self, device: torch.device) -> str:
         """How it multiplies on a device."""
-        return f"unpacked, {super().way(device)}" if _has_integer_kernels(device) else DECOMPRESSED
+        return f"unpacked, {super().multiplication(device)}" if _has_integer_kernels(device) else DECOMPRESSED
 
 
 def pack_bits(bits: Tensor) -> Tensor:

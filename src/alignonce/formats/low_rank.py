@@ -67,7 +67,7 @@ class LowRank(FeedbackFormat):
         """Whether the factors keep their dtype when the model's is changed."""
         return self.dtype is not None
 
-    def fitted(self, shape: tuple[int, int]) -> FeedbackFormat:
+    def for_shape(self, shape: tuple[int, int]) -> FeedbackFormat:
         """The rank for a matrix of this shape, or :class:`Dense` where two factors are no smaller."""
         rank = self.rank
         if rank is None:
@@ -89,7 +89,7 @@ class LowRank(FeedbackFormat):
         return self._stored(rescaled(left, errors @ left, errors @ matrix), right)
 
     def _rank_for(self, matrix: Tensor) -> int:
-        fitted = self.fitted((matrix.shape[0], matrix.shape[1]))
+        fitted = self.for_shape((matrix.shape[0], matrix.shape[1]))
         if not isinstance(fitted, LowRank) or fitted.rank is None:
             raise ValueError(f"a matrix of {tuple(matrix.shape)} is smaller than two factors of it")
         return fitted.rank
@@ -120,7 +120,7 @@ class LowRank(FeedbackFormat):
         rank = f"rank {self.rank}" if self.fraction is None else f"rank {self.fraction:g}"
         return f"{rank} {dtype_name(self.dtype)}".rstrip()
 
-    def way(self, device: torch.device) -> str:
+    def multiplication(self, device: torch.device) -> str:
         """How it multiplies on a device."""
         return "two products"
 

@@ -94,7 +94,7 @@ class SemiStructured(_Masked):
 
     names = ("values", "mask")
 
-    def fitted(self, shape: tuple[int, int]) -> FeedbackFormat:
+    def for_shape(self, shape: tuple[int, int]) -> FeedbackFormat:
         """Itself, or :class:`Dense` where there are no groups of four."""
         return Dense() if shape[0] % 4 else self
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from alignonce.formats.compressed import CompressedFeedback, HeldFeedback, keep_without
+from alignonce.formats.compressed import CompressedFeedback, HeldFeedback, allow_missing
 from alignonce.layers.modes import Switch
 from alignonce.rules.guard import unwatch, watch, watched
 
@@ -74,9 +74,9 @@ class FeedbackLayer(Switch, nn.Module):
         raise NotImplementedError
 
     @classmethod
-    def way_of(cls, layer: nn.Module, feedback: CompressedFeedback) -> str:
+    def multiplication_of(cls, layer: nn.Module, feedback: CompressedFeedback) -> str:
         """How a layer of this kind will multiply by a compressed feedback weight, for a table."""
-        return feedback.format.way(feedback.tensors[0].device)
+        return feedback.format.multiplication(feedback.tensors[0].device)
 
     @property
     def qconfig(self) -> Any:
@@ -201,7 +201,7 @@ class FeedbackLayer(Switch, nn.Module):
             if isinstance(feedback, CompressedFeedback):
                 feedback.keep_if_missing = has_weight  # it loads its tensors after this
             elif has_weight:
-                keep_without([prefix + feedback_name(name)], missing_keys)
+                allow_missing([prefix + feedback_name(name)], missing_keys)
 
     def _slow_forward(self, *args: Any, **kwargs: Any) -> Any:
         # nn.Module calls it in place of forward within torch.jit.trace.

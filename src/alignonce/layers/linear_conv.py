@@ -78,7 +78,7 @@ class _FeedbackAnyConv(FeedbackLayer, nn.modules.conv._ConvNd):
         yield (random_like(layer, (2, layer.in_channels, *sizes)),)
 
     @classmethod
-    def way_of(cls, layer: nn.Module, feedback: CompressedFeedback) -> str:
+    def multiplication_of(cls, layer: nn.Module, feedback: CompressedFeedback) -> str:
         if isinstance(feedback.format, Dense):
             return ""
         factors = feedback.format.factors(feedback.tensors)

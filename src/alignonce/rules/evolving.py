@@ -56,7 +56,7 @@ class EvolvingRule(LearningRule):
         return True
 
     @property
-    def goes_by_rows(self) -> bool:
+    def is_rowwise(self) -> bool:
         """Whether each row (first dimension) of B follows from that row of W and B and from ``step.total``.
 
         Such a rule can go with weights whose rows are spread over processes.
@@ -100,7 +100,7 @@ class PeriodicAlignment(EvolvingRule):
         return f"whole forward weights, every {self.every} steps"
 
     @property
-    def goes_by_rows(self) -> bool:
+    def is_rowwise(self) -> bool:
         """Yes: cosine and norm are sums."""
         return True
 
@@ -184,7 +184,7 @@ class SignSymmetry(EvolvingRule):
         return "" if self.once else "the signs of forward weights, every step"
 
     @property
-    def goes_by_rows(self) -> bool:
+    def is_rowwise(self) -> bool:
         """Unless magnitudes are dealt out anew among all rows."""
         return self.magnitudes != "batch"
 

@@ -50,7 +50,7 @@ class KolenPollack(EvolvingRule):
         return True
 
     @property
-    def goes_by_rows(self) -> bool:
+    def is_rowwise(self) -> bool:
         """Yes: each element for itself."""
         return True
 
@@ -112,7 +112,7 @@ class WeightMirror(EvolvingRule):
     start: LearningRule = field(default_factory=RandomFeedback)
 
     @property
-    def goes_by_rows(self) -> bool:
+    def is_rowwise(self) -> bool:
         """Yes: a row of W makes a response of its own; the noise is the same in each process."""
         return True
 

@@ -79,5 +79,5 @@ def test_network_of_a_run_has_its_format(name):
     model = build_run_model(RunConfig(depth=2, width=64, format=name), (1, 8, 8), 4, [0.5], [0.2])
     layer = model.net.hidden2
     assert isinstance(layer, FeedbackLayer)
-    expected = parse_format(name).fitted((64, 64))
+    expected = parse_format(name).for_shape((64, 64))
     assert expected == (layer.feedback.format if name != "dense" else Dense())

@@ -641,9 +641,7 @@ def test_hub_out_of_reach_is_told_after_one_request(monkeypatch, hub):
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", unreachable)
-    with pytest.raises(
-        DataUnavailable, match="owner/name is not to be had: ConnectionError: no route to host"
-    ):
+    with pytest.raises(DataUnavailable, match="owner/name is unavailable: ConnectionError: no route to host"):
         load_data("hub:owner/name")
     assert hub == []
 

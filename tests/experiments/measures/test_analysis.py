@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from alignonce.diagnostics import compare_gradients, leading_eigenvalues, random_plane, surface
 from alignonce.experiments.facts import Fact, Facts
 from alignonce.experiments.measures import groups as groups_module
+from alignonce.experiments.measures.example_sets import ExampleSets
 from alignonce.experiments.measures.groups import GROUPS
-from alignonce.experiments.measures.material import Material
 from alignonce.experiments.measures.plan import GROUP_NAMES, AnalysisPlan
 from alignonce.experiments.measures.run import FIGURES, analyse, failure_lines
 from alignonce.experiments.measures.subjects import Subject
@@ -315,7 +315,7 @@ def test_colour_images_and_batch_norm_are_measured(tmp_path):
 @pytest.mark.parametrize("name", ["made", "digits"])
 def test_unfamiliar_images_are_digits_enlarged_or_noise_for_the_digits_themselves(name):
     data = replace(made_images(shape=(3, 12, 10)), name=name)
-    found, (images, labels) = Material(lambda: data, torch.device("cpu")).unfamiliar(50, seed=0)
+    found, (images, labels) = ExampleSets(lambda: data, torch.device("cpu")).unfamiliar(50, seed=0)
     assert found == {"made": "digits", "digits": "noise"}[name]
     assert images.shape == (50, 3, 12, 10)
     assert len(labels) == 50

@@ -64,7 +64,7 @@ def test_only_the_chosen_layers_get_feedback_and_it_is_the_same_as_in_the_whole_
 
 
 def test_a_choice_that_fits_no_layer_is_refused():
-    with pytest.raises(ValueError, match=r"where: '\*\.atention' fits no module"):
+    with pytest.raises(ValueError, match=r"where: '\*\.atention' matches no module"):
         build(where=["*.atention"])
 
 

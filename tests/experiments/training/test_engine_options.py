@@ -11,7 +11,7 @@ from alignonce.experiments.training.loop import train
 def test_parts_of_a_batch_are_all_of_it_in_order(accumulate, size):
     engine = Engine(small_config(accumulate=accumulate))
     examples = torch.arange(100, 100 + size)
-    parts = list(engine.parts(examples))
+    parts = list(engine.micro_batches(examples))
     assert torch.equal(torch.cat([part.examples for part in parts]), examples)
     assert [part.weight for part in parts] == pytest.approx([len(p.examples) / size for p in parts])
     assert [part.is_last for part in parts] == [False] * (len(parts) - 1) + [True]

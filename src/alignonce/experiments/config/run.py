@@ -108,7 +108,7 @@ class TrainingConfig(TaskConfig):
     )
     accumulate: Positive = Field(
         1,
-        description="Parts that a batch is computed in, one after the other, to save memory.",
+        description="Micro-batches per step (gradient accumulation); saves memory.",
     )
     clip: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="Largest norm of a gradient; longer ones are shortened."

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alignonce.experiments.data.hub import import_datasets, open_on_hub, told
+from alignonce.experiments.data.hub import import_datasets, message_of, open_on_hub
 from alignonce.experiments.data.image_data import DataUnavailable
 from alignonce.experiments.data.source import DataSource
 
@@ -48,7 +48,7 @@ def load_corpus(name: str, source: DataSource | None = None, *, max_bytes: int |
 
     Raises:
         ValueError: the name leads to no text, or to too little.
-        DataUnavailable: a hub, or the library that reads its format, is not to be had.
+        DataUnavailable: a hub, or the library that reads its format, is unavailable.
     """
     if name == STDLIB:
         return _python_stdlib()
@@ -192,7 +192,7 @@ def load_hub_text_folder(folder: Path, max_bytes: int | None) -> Corpus:
         else:
             dataset = datasets.load_dataset(str(folder), streaming=True)
     except Exception as error:  # the library's errors have many classes, which change with its versions
-        raise ValueError(f"{source}: the datasets library cannot open it: {told(error)}") from error
+        raise ValueError(f"{source}: the datasets library cannot open it: {message_of(error)}") from error
     return _corpus(dataset, folder.resolve().name, source, max_bytes)
 
 

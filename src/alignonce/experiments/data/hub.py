@@ -52,7 +52,7 @@ def load_from_hub(dataset_id: str, source: DataSource) -> ImageData:
     try:
         data = fetch_from_hub(f"{owner}/{name}", configuration[0] if configuration else None)
     except DataUnavailable as error:
-        raise DataUnavailable(f"the hub's data set {dataset_id} is not to be had: {error}") from error
+        raise DataUnavailable(f"the hub's data set {dataset_id} is unavailable: {error}") from error
     keep_files({kept: lambda file: write_npz(file, data)})
     return replace(data, name=dataset_id)
 
@@ -82,7 +82,7 @@ def load_hub_folder(folder: Path, name: str, source: str) -> ImageData:
             else:
                 dataset = datasets.load_dataset(str(folder), cache_dir=temporary)
         except Exception as error:  # the library's errors have many classes, which change with its versions
-            raise ValueError(f"{source}: the datasets library cannot open it: {told(error)}") from error
+            raise ValueError(f"{source}: the datasets library cannot open it: {message_of(error)}") from error
         return _from_hub_dataset(dataset, name, source)
 
 
@@ -128,7 +128,7 @@ def open_on_hub(dataset_id: str, configuration: str | None, *, streaming: bool =
             hub.HfApi().dataset_info(dataset_id, timeout=_PROBE_SECONDS)
         return datasets.load_dataset(dataset_id, configuration, streaming=streaming)
     except Exception as error:  # network, HTTP and library errors, whose classes change with its versions
-        raise DataUnavailable(told(error)) from error
+        raise DataUnavailable(message_of(error)) from error
 
 
 def import_datasets() -> Any:
@@ -148,7 +148,7 @@ def import_datasets() -> Any:
         ) from error
 
 
-def told(error: Exception) -> str:
+def message_of(error: Exception) -> str:
     """Tell what an error of the library says.
 
     Args:

@@ -1,4 +1,4 @@
-"""The data sets that have a name of their own: what they hold, and where they are to be had."""
+"""The data sets that have a name of their own: what they hold, and where they are available."""
 
 from dataclasses import dataclass
 

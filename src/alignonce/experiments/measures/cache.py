@@ -21,14 +21,14 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class Part:
+class CachedStep:
     """The file of one run and group."""
 
     path: Path
     settings: dict[str, Any]
 
     @classmethod
-    def of(cls, out: Path, subject: Subject, group: Group, plan: AnalysisPlan) -> Part:
+    def of(cls, out: Path, subject: Subject, group: Group, plan: AnalysisPlan) -> CachedStep:
         """Name the file and list all that its numbers depend on.
 
         Args:

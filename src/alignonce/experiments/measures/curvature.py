@@ -16,7 +16,7 @@ from alignonce.diagnostics import (
     surface,
 )
 from alignonce.experiments.facts import Fact
-from alignonce.experiments.measures.material import in_parts
+from alignonce.experiments.measures.example_sets import in_parts
 from alignonce.experiments.measures.plan import AnalysisPlan, Step
 from alignonce.experiments.measures.subjects import Subject
 from alignonce.experiments.setting import Setting
@@ -35,7 +35,7 @@ def curvature_steps(subject: Subject, plan: AnalysisPlan) -> list[Step]:
         The steps.
     """
     model = subject.model
-    batch = subject.material.train(plan.images_for("curvature"))
+    batch = subject.examples.train(plan.images_for("curvature"))
     batches, images = in_parts(batch), len(batch[1])
     products = Setting.of(products=plan.products)
 
@@ -93,7 +93,7 @@ def landscape_steps(subject: Subject, plan: AnalysisPlan) -> list[Step]:
         The steps.
     """
     model, start = subject.model, subject.start
-    batch = subject.material.train(plan.images_for("landscape"))
+    batch = subject.examples.train(plan.images_for("landscape"))
     batches, images = in_parts(batch), len(batch[1])
 
     def plane() -> Iterator[Fact]:

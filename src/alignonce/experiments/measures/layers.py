@@ -38,7 +38,7 @@ def alignment_steps(subject: Subject, plan: AnalysisPlan) -> list[Step]:
     Returns:
         The steps.
     """
-    model, batch = subject.model, subject.material.train(plan.images_for("alignment"))
+    model, batch = subject.model, subject.examples.train(plan.images_for("alignment"))
     images = len(batch[1])
 
     def of_weights() -> Iterator[Fact]:
@@ -71,7 +71,7 @@ def flow_steps(subject: Subject, plan: AnalysisPlan) -> list[Step]:
     Returns:
         The steps.
     """
-    model, batch = subject.model, subject.material.train(plan.images_for("flow"))
+    model, batch = subject.model, subject.examples.train(plan.images_for("flow"))
     images = len(batch[1])
 
     def of_rule() -> Iterable[Fact]:

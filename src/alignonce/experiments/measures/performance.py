@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from alignonce.diagnostics import generalisation
 from alignonce.experiments.facts import Fact
-from alignonce.experiments.measures.material import in_parts
+from alignonce.experiments.measures.example_sets import in_parts
 from alignonce.experiments.measures.plan import AnalysisPlan, Step
 from alignonce.experiments.measures.subjects import Subject
 from alignonce.experiments.setting import Setting
@@ -37,11 +37,11 @@ def generalisation_steps(subject: Subject, plan: AnalysisPlan) -> list[Step]:
     Returns:
         The steps.
     """
-    count, material = plan.images_for("generalisation"), subject.material
+    count, examples = plan.images_for("generalisation"), subject.examples
 
     def take() -> Iterator[Fact]:
-        train, test = material.train(count), material.test(count)
-        other, ood = material.unfamiliar(count, plan.seed)
+        train, test = examples.train(count), examples.test(count)
+        other, ood = examples.unfamiliar(count, plan.seed)
         found = generalisation(
             subject.model, in_parts(train), in_parts(test), F.cross_entropy, ood=in_parts(ood)
         )
@@ -68,7 +68,7 @@ def weight_steps(subject: Subject, plan: AnalysisPlan) -> list[Step]:
     Returns:
         The steps, one for each kind of imperfection.
     """
-    images, labels = subject.material.test(plan.images_for("weights"))
+    images, labels = subject.examples.test(plan.images_for("weights"))
     kinds: dict[str, dict[float, WeightPerturbation]] = {
         "none": {0.0: WeightNoise(0.0)},
         "noise": {level: WeightNoise(level) for level in NOISE_LEVELS},

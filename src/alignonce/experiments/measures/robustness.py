@@ -24,7 +24,7 @@ def corruption_steps(subject: Subject, plan: AnalysisPlan) -> list[Step]:
     Returns:
         The steps, one for each corruption.
     """
-    images, labels = subject.material.test(plan.images_for("corruptions"))
+    images, labels = subject.examples.test(plan.images_for("corruptions"))
 
     def take(name: str) -> Iterator[Fact]:
         report = corruption_accuracy(
@@ -63,7 +63,7 @@ def adversarial_steps(subject: Subject, plan: AnalysisPlan) -> list[Step]:
     Returns:
         The one step: findings compare all attacks.
     """
-    images, labels = subject.material.test(plan.images_for("adversarial"))
+    images, labels = subject.examples.test(plan.images_for("adversarial"))
 
     def take() -> Iterator[Fact]:
         report = adversarial_evaluation(

@@ -32,9 +32,9 @@ from alignonce.experiments.figures.planes_and_spectra import (
 from alignonce.experiments.figures.style import save_figure, style
 from alignonce.experiments.figures.training import training_figure, trajectory_figure
 from alignonce.experiments.files import ensure_writable, write_atomically
-from alignonce.experiments.measures.cache import Part
+from alignonce.experiments.measures.cache import CachedStep
+from alignonce.experiments.measures.example_sets import ExampleSets
 from alignonce.experiments.measures.groups import GROUPS, Group, check_libraries
-from alignonce.experiments.measures.material import Material
 from alignonce.experiments.measures.plan import AnalysisPlan, GroupName
 from alignonce.experiments.measures.subjects import Subject, find_runs, make_subjects
 from alignonce.experiments.measures.summary import corruption_summaries
@@ -112,16 +112,16 @@ def analyse(
     if (owner := next((run for run in runs if run.folder.resolve() == out.resolve()), None)) is not None:
         raise ValueError(f"out: {owner.folder} is the folder of a run; choose another for the results")
     ensure_writable(out)
-    material = Material(lambda: _checked(load(runs[0]), runs[0]), pick_device(plan.device))
-    subjects = make_subjects(runs, material)
-    work = [(s, g, Part.of(out, s, g, plan), plan) for s in subjects for g in groups]
+    examples = ExampleSets(lambda: _checked(load(runs[0]), runs[0]), pick_device(plan.device))
+    subjects = make_subjects(runs, examples)
+    work = [(s, g, CachedStep.of(out, s, g, plan), plan) for s in subjects for g in groups]
     trails = trails_of(subjects) if plan.checkpoints else []
     small, path = plan.at_checkpoints(), trajectory_part(out, trails, plan) if trails else None
     often = [g for g in groups if g.at_checkpoints]
-    work += [(s, g, Part.of(out, s, g, small), small) for trail in trails for s in trail for g in often]
+    work += [(s, g, CachedStep.of(out, s, g, small), small) for trail in trails for s in trail for g in often]
     if any(part.read() is None for _, _, part, _ in work) or (path is not None and path.read() is None):
         # Before any work: every run needs them.
-        material.data  # noqa: B018
+        examples.data  # noqa: B018
 
     facts: list[Fact] = []
     failures: list[Failure] = []

@@ -15,7 +15,7 @@ from alignonce import feedback_weights
 from alignonce.experiments.config.rule_specs import KNOWN_RULES, split_rule
 from alignonce.experiments.config.run import COMPUTING_FIELDS
 from alignonce.experiments.facts import Fact
-from alignonce.experiments.measures.material import Material
+from alignonce.experiments.measures.example_sets import ExampleSets
 from alignonce.experiments.runs.folder import RunFolder, RunRecord
 from alignonce.experiments.training.checkpoints import checkpoint_file
 
@@ -84,7 +84,7 @@ class Subject:
 
     name: str
     record: RunRecord
-    material: Material
+    examples: ExampleSets
     reference: Subject | None = None
     start: Subject | None = None
     step: int | None = None
@@ -93,7 +93,7 @@ class Subject:
     @cached_property
     def model(self) -> nn.Module:
         """The trained network under its rule, in training mode, on the device of the images."""
-        return RunFolder(self.record.folder).load_model(self.step).to(self.material.device)
+        return RunFolder(self.record.folder).load_model(self.step).to(self.examples.device)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -126,12 +126,12 @@ class Subject:
         return any(True for _ in feedback_weights(self.model))
 
 
-def make_subjects(runs: Sequence[RunRecord], material: Material) -> list[Subject]:
+def make_subjects(runs: Sequence[RunRecord], examples: ExampleSets) -> list[Subject]:
     """Name the runs and tell each its reference.
 
     Args:
         runs: as `find_runs` gives them.
-        material: what they are measured on.
+        examples: what they are measured on.
 
     Returns:
         One for each run, in their order.
@@ -145,5 +145,5 @@ def make_subjects(runs: Sequence[RunRecord], material: Material) -> list[Subject
         usable = [s for s in same_seed if s.record.summary.status != "diverged"]
         reference = next((s for s in usable if s.record.config.rule == "bp"), None)
         start = reference or next(iter(usable), None)
-        subjects.append(Subject(name, run, material, reference, start))
+        subjects.append(Subject(name, run, examples, reference, start))
     return subjects

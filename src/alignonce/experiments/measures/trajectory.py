@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from alignonce.diagnostics import surface, trajectory_plane
 from alignonce.experiments.facts import Fact
-from alignonce.experiments.measures.cache import VERSION, Part
-from alignonce.experiments.measures.material import in_parts
+from alignonce.experiments.measures.cache import VERSION, CachedStep
+from alignonce.experiments.measures.example_sets import in_parts
 from alignonce.experiments.measures.plan import AnalysisPlan
 from alignonce.experiments.measures.subjects import Subject
 from alignonce.experiments.setting import NO_SETTING, Setting
@@ -42,7 +42,7 @@ def trails_of(subjects: Sequence[Subject]) -> list[Trail]:
     return [[replace(s, reference=None, start=None, step=step) for step in steps[s.name]] for s in subjects]
 
 
-def trajectory_part(out: Path, trails: Sequence[Trail], plan: AnalysisPlan) -> Part:
+def trajectory_part(out: Path, trails: Sequence[Trail], plan: AnalysisPlan) -> CachedStep:
     """Name the file of the plane, and list all that it depends on.
 
     Args:
@@ -60,7 +60,7 @@ def trajectory_part(out: Path, trails: Sequence[Trail], plan: AnalysisPlan) -> P
         "images": plan.images_for("landscape"),
         "points": plan.points,
     }
-    return Part(out / "parts" / "trajectory.json", used)
+    return CachedStep(out / "parts" / "trajectory.json", used)
 
 
 def measure_trajectory(trails: Sequence[Trail], plan: AnalysisPlan) -> list[Fact]:
@@ -85,7 +85,7 @@ def measure_trajectory(trails: Sequence[Trail], plan: AnalysisPlan) -> list[Fact
         for name, own in states.items()
     }
     plane = trajectory_plane(first.model, {name: own for name, own in finite.items() if own})
-    batch = first.material.train(plan.images_for("landscape"))
+    batch = first.examples.train(plan.images_for("landscape"))
     found = surface(
         first.model, plane, in_parts(batch), F.cross_entropy, points=plan.points,
         batch_statistics=first.has_batch_norm,

@@ -94,7 +94,7 @@ class SmallResNet(nn.Module):
         """Map (batch, channels, height, width) to logits, (batch, outputs)."""
         features = self.stem(x)
         # The same numbers in another order in memory: convolutions on a CPU are much faster in it. Under
-        # vmap it is not to be had: networks lie side by side there, as channels of one.
+        # vmap it is not available: networks lie side by side there, as channels of one.
         if not torch._C._are_functorch_transforms_active():
             features = features.contiguous(memory_format=torch.channels_last)
         logits: Tensor = self.head(self.blocks(features).mean(dim=(2, 3)))

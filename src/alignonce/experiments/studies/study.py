@@ -276,11 +276,11 @@ def _told(error: ValidationError) -> str:
     details = error.errors(include_url=False, include_context=False, include_input=False)
     # Where an item is wrong, pydantic also finds too few that are right.
     details = [d for d in details if d["type"] != "too_short" or len(details) == 1]
-    told = []
+    messages = []
     for detail in details[:5]:
         message, where = detail["msg"].removeprefix("Value error, "), ".".join(map(str, detail["loc"]))
-        told.append(_shortened(f"{where}: {message}" if where else message))
-    return "; ".join(told) + (f"; and {len(details) - 5} more" if len(details) > 5 else "")
+        messages.append(_shortened(f"{where}: {message}" if where else message))
+    return "; ".join(messages) + (f"; and {len(details) - 5} more" if len(details) > 5 else "")
 
 
 def _shortened(text: str) -> str:

@@ -32,7 +32,7 @@ _T = TypeVar("_T")
 _Config = TypeVar("_Config", bound=TrainingConfig)
 
 
-class Part(NamedTuple):
+class MicroBatch(NamedTuple):
     """A part of a batch that this process computes at once, and its weight in the batch's mean loss."""
 
     examples: Tensor
@@ -160,7 +160,7 @@ class Engine:
         """
         return cast(torch.optim.Optimizer, self.fabric.setup_optimizers(optimizer))
 
-    def parts(self, examples: Tensor) -> Iterator[Part]:
+    def micro_batches(self, examples: Tensor) -> Iterator[MicroBatch]:
         """Deal a batch out: to the processes, and in the parts that a process computes one by one.
 
         Args:
@@ -171,16 +171,16 @@ class Engine:
             number of processes, since gradients are averaged over them.
         """
         if self.config.accumulate == 1 and self.processes == 1:
-            yield Part(examples, 1.0, True)
+            yield MicroBatch(examples, 1.0, True)
             return
         pieces = [piece for piece in examples.tensor_split(self.config.accumulate) if len(piece)]
         for i, piece in enumerate(pieces):
             mine = piece[self.fabric.global_rank :: self.processes]
             weight = len(mine) * self.processes / len(examples)
             # All processes must take part in each exchange, also one that has nothing to say.
-            yield Part(mine if len(mine) else examples[:1], weight, i == len(pieces) - 1)
+            yield MicroBatch(mine if len(mine) else examples[:1], weight, i == len(pieces) - 1)
 
-    def backward(self, forward: _FabricModule, loss: Tensor, part: Part) -> None:
+    def backward(self, forward: _FabricModule, loss: Tensor, part: MicroBatch) -> None:
         """Add a part's share to the gradients.
 
         Args:

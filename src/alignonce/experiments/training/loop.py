@@ -59,7 +59,7 @@ class TrainingResult:
     """What came out of a run.
 
     `step` counts the updates made. In a diverged run it is the first step whose loss was not finite, and the
-    network is of no use. In an interrupted run the network is as it was at the interruption. `diagnostics`
+    network is meaningless. In an interrupted run the network is as it was at the interruption. `diagnostics`
     are the tracker's rows.
     """
 

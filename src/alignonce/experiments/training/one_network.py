@@ -49,7 +49,7 @@ class OneNetwork:
         self._optimizer.zero_grad()
         losses: list[Tensor] = []
         sums: dict[str, Tensor] = {}
-        for part in self._engine.parts(examples):
+        for part in self._engine.micro_batches(examples):
             loss, scores = self._task.loss(self._forward, self._task.batch(part.examples))
             self._engine.backward(self._forward, loss, part)
             losses.append(part.share_of(loss.detach()))

@@ -220,7 +220,7 @@ def _obstacle(config: RunConfig) -> str:
     if parse_rule(config.rule, 0).evolves:
         return f"the feedback weights of {config.rule} change as it learns"
     if config.model not in _NETWORKS:
-        return f"{config.model} is none of the small networks, {' and '.join(_NETWORKS)}"
+        return f"stacked training supports {' and '.join(_NETWORKS)}, not {config.model}"
     unknown = [
         f"{name}={getattr(config, name)}"
         for name, setting in TrainingConfig.model_fields.items()

@@ -36,10 +36,10 @@ class FeedbackConv1D(FeedbackLayer, Conv1D):
     feedback: HeldFeedback
 
     @classmethod
-    def way_of(cls, layer: nn.Module, feedback: CompressedFeedback) -> str:
+    def multiplication_of(cls, layer: nn.Module, feedback: CompressedFeedback) -> str:
         """As the base does, but that only low rank and its like can be transposed as they are."""
         factors = feedback.format.factors(feedback.tensors)
-        return DECOMPRESSED if factors is None else super().way_of(layer, feedback)
+        return DECOMPRESSED if factors is None else super().multiplication_of(layer, feedback)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (*, in_features) to (*, out_features)."""

@@ -18,7 +18,7 @@ Batch = tuple[Tensor, Tensor]
 _PART = 1000
 
 
-class Material:
+class ExampleSets:
     """Class-balanced selections of the data that the runs learnt from, as pixels in [0, 1] on the device.
 
     Args:
@@ -65,7 +65,7 @@ class Material:
         Args:
             count: how many at most.
             seed: of uniform noise, which is taken where the data are the digits themselves or these are not
-                to be had.
+                available.
 
         Returns:
             What they are, `digits` or `noise`, and the images with labels that mean nothing.
