@@ -136,7 +136,7 @@ def test_a_mapping_gives_each_weight_the_first_format_that_fits() -> None:
 def test_what_cannot_be_chosen_is_refused() -> None:
     with pytest.raises(ValueError, match="format='auto' needs inputs="):
         set_learning_rule(model(), SAME, format="auto")
-    with pytest.raises(ValueError, match="'hidden' fits no forward weight"):
+    with pytest.raises(ValueError, match="'hidden' matches no forward weight"):
         set_learning_rule(model(), SAME, format={"hidden": Int8()})
     with pytest.raises(TypeError, match="or 'auto', got 'int8'"):
         set_learning_rule(model(), SAME, format={"0": "int8"})  # type: ignore[dict-item]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from alignonce.conversion.layer_feedback import align
 from alignonce.formats import FP8, Dense, FeedbackFormat, Int8, LowRank
 from alignonce.layers.base import layer_kind
 from alignonce.undisturbed import allowing_requires_grad, undisturbed
@@ -57,7 +58,6 @@ def choose_formats(
     layers: Mapping[str, nn.Module],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    convert: Callable[[nn.Module, FeedbackFormat], float],
 ) -> dict[str, Choice]:
     """Choose for each layer the most aligned of the fastest formats.
 
@@ -72,8 +72,6 @@ def choose_formats(
         layers: its layers that are to have feedback weights, by name.
         args: positional arguments of a call of the model, with the batch size of training.
         kwargs: its keyword arguments.
-        convert: gives a layer feedback weights that are aligned with it, in a format, and returns the cosine
-            that is left.
 
     Returns:
         A choice for each layer. One that is not called as a module has that of the layer that it is part
@@ -85,7 +83,7 @@ def choose_formats(
         if name in calls:
             key = _sort_of(layer, calls[name])
             if key not in _chosen:
-                _chosen[key] = _measured(layer, *calls[name], convert)
+                _chosen[key] = _measured(layer, *calls[name])
             choices[name] = _chosen[key]
         else:
             choices[name] = choices.get(name.rpartition(".")[0], Choice(Dense(), 1.0))
@@ -96,7 +94,6 @@ def _measured(
     layer: nn.Module,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    convert: Callable[[nn.Module, FeedbackFormat], float],
 ) -> Choice:
     probes: dict[FeedbackFormat, Probe] = {}
     cosines: dict[FeedbackFormat, float] = {}
@@ -105,7 +102,7 @@ def _measured(
         shared: dict[int, Any] = {id(p): nn.Parameter(p.detach(), False) for p in layer.parameters()}
         shared |= {id(b): b for b in layer.buffers()}
         probe = copy.deepcopy(layer, shared)
-        cosines[format] = convert(probe, format)
+        cosines[format] = align(probe, format)
         probes[format] = probe, args, kwargs
     seconds = seconds_of(probes)
     limit = min(seconds.values()) + TOLERANCE * seconds[CANDIDATES[0]]

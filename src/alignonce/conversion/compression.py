@@ -1,6 +1,6 @@
 """How the feedback weights of a conversion are stored: the format of each, and what it is fitted to."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
@@ -32,10 +32,9 @@ class Compression:
         names: of all forward weights of the model, by identity.
         format: what was asked for, checked by :func:`check_format`.
         inputs: a batch, if there is one.
-        convert: as for :func:`alignonce.conversion.auto_format.choose_formats`.
 
     Raises:
-        ValueError: if a name or pattern in ``format`` fits no forward weight of the model.
+        ValueError: if a name or pattern in ``format`` matches no forward weight of the model.
     """
 
     def __init__(
@@ -45,7 +44,6 @@ class Compression:
         names: Mapping[int, str],
         format: AskedFormat,
         inputs: Inputs | None,
-        convert: Callable[[nn.Module, FeedbackFormat], float],
     ) -> None:
         self._format = format
         self._measured: dict[str, Choice] = {}
@@ -55,7 +53,7 @@ class Compression:
         if inputs is None:
             return
         if format == "auto":
-            self._measured = choose_formats(model, layers, *call_arguments(inputs), convert)
+            self._measured = choose_formats(model, layers, *call_arguments(inputs))
         to_fit = {
             name: layer
             for name, layer in layers.items()
@@ -133,7 +131,7 @@ def _check_patterns(formats: Mapping[str, FeedbackFormat], names: Iterable[str])
     known = list(names)
     for pattern in formats:
         if not any(fnmatchcase(name, pattern) for name in known):
-            raise ValueError(f"format: {pattern!r} fits no forward weight; there are {', '.join(known)}")
+            raise ValueError(f"format: {pattern!r} matches no forward weight; there are {', '.join(known)}")
 
 
 def _carried_alike(errors: Tensor, weight: Tensor, feedback: HeldFeedback) -> float:

@@ -10,11 +10,12 @@ import alignonce.layers.recurrent  # noqa: F401  (both make their kinds of layer
 from alignonce import direct
 from alignonce.conversion.compression import AskedFormat, Compression, check_format
 from alignonce.conversion.eligibility import ConversionPlan, Where, plan_conversion
+from alignonce.conversion.layer_feedback import give_feedback
 from alignonce.conversion.refusals import is_norm, weights_in
 from alignonce.direct.plan import plan_direct_feedback
-from alignonce.formats import Dense, FeedbackFormat
+from alignonce.formats import Dense
 from alignonce.formats.compressed import HeldFeedback
-from alignonce.layers.base import FeedbackLayer, feedback_class
+from alignonce.layers.base import FeedbackLayer
 from alignonce.model_access import (
     Inputs,
     call_arguments,
@@ -26,7 +27,7 @@ from alignonce.model_access import (
 )
 from alignonce.rules.base import Backpropagation, LearningRule
 from alignonce.rules.direct import DirectFeedback
-from alignonce.rules.fixed import FixedScale, RandomFeedback, SoftAlignment
+from alignonce.rules.fixed import FixedScale, RandomFeedback
 from alignonce.summary import FeedbackRow, RuleSummary
 
 __all__ = ["Where", "set_learning_rule"]
@@ -136,7 +137,7 @@ def _set_layer_feedback(
         plan = plan.after_a_run(model, inputs)
         _check_plan(plan, where, unconvertible)
     carriers = {name: layer for name, layer in plan.layers.items() if not is_norm(layer)}
-    compression = Compression(model, carriers, plan.names, format, inputs, _aligned)
+    compression = Compression(model, carriers, plan.names, format, inputs)
     feedback: dict[int, HeldFeedback] = {}
     depths = {key: depth for depth, key in enumerate(plan.names)}
     rows: list[FeedbackRow] = []
@@ -159,11 +160,9 @@ def _set_layer_feedback(
     # From here on nothing fails.
     _make_plain(model, plan, where)
     for layer in plan.layers.values():
-        if not isinstance(layer, FeedbackLayer):
-            layer.__class__ = feedback_class(type(layer))
-        assert isinstance(layer, FeedbackLayer)  # for the type checker
-        layer.start_feedback(
-            FixedScale() if layer.is_norm else rule,
+        give_feedback(
+            layer,
+            FixedScale() if is_norm(layer) else rule,
             {n: feedback[id(layer._parameters[n])] for n in weights_in(layer)},
         )
     return RuleSummary(
@@ -213,12 +212,6 @@ def _set_direct_feedback(
     conversion = plan_conversion(model, Backpropagation(), None, norms)
     rows = (*(FeedbackRow.of_tap(tap, rule) for tap in plan.taps), *scales)
     return RuleSummary(rule, rows, tuple(item for item in conversion.exact if not item.refused))
-
-
-def _aligned(layer: nn.Module, format: FeedbackFormat) -> float:
-    """Give a layer feedback weights that are aligned as far as a format lets them; return the cosine."""
-    rows = set_learning_rule(layer, SoftAlignment(1.0), format=format).rows
-    return sum(row.cosine for row in rows) / len(rows)
 
 
 def _check_arguments(model: object, rule: object, unconvertible: str, norms: str) -> None:

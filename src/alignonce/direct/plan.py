@@ -151,7 +151,7 @@ def _fitting(
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         fitting = {name: module for name, module in modules.items() if fnmatchcase(name, pattern)}
         if not fitting:
-            raise ValueError(f"{argument}: {pattern!r} fits no {what}")
+            raise ValueError(f"{argument}: {pattern!r} matches no {what}")
         found |= fitting
     return found
 
