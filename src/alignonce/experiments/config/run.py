@@ -204,7 +204,7 @@ def _check_feedback_scale(scale: float, rules: Sequence[str]) -> None:
     """Refuse what would undo the scale: B that is drawn to W's norm, or that is no copy of W's shape."""
     for spec in rules if scale != 1 else ():
         rule = parse_rule(spec, seed=0)
-        if rule.evolves or not rule.has_layer_feedback:
+        if rule.evolves or rule.has_direct_feedback:
             why = "goes from the output to each layer" if not rule.evolves else "changes in learning"
             raise ValueError(
                 f"feedback_scale must be 1 with the rule {spec}, whose feedback {why}; got {scale:g}"
