@@ -154,7 +154,7 @@ def norms_in(model: nn.Module) -> int:
 def test_one_call_converts_the_model_and_the_audit_finds_no_transport(make) -> None:
     model = seeded(make)
     summary = set_learning_rule(model, SOFT, norms="fixed")
-    assert all(e.reason.startswith(("embedding", "own parameters")) for e in summary.exact)
+    assert all(e.reason.startswith(("embedding", "has parameters of its own")) for e in summary.exact)
     assert sum("Norm" in row.kind for row in summary.rows) == norms_in(model) > 0
     report = audit_weight_transport(model, batch(model), loss)
     assert report.free_of_transport, str(report)
@@ -294,7 +294,7 @@ def test_norms_of_the_package_carry_the_error_back_through_their_fixed_scale(mak
 def test_mixture_of_experts_converts_its_experts_and_names_its_router() -> None:
     model = seeded(mixtral)
     summary = set_learning_rule(model, SOFT, norms="fixed")
-    left = {e.name for e in summary.exact if e.reason.startswith("own parameters")}
+    left = {e.name for e in summary.exact if e.reason.startswith("has parameters of its own")}
     assert left == {f"model.layers.{i}.mlp.gate" for i in (0, 1)}
     assert summary.converted_share > 0.95
     report = audit_weight_transport(model, batch(model), loss)
