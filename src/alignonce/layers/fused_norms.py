@@ -43,12 +43,18 @@ def run(forward: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Kernel 
 
     The kernel is None if it is not one of those known here.
     """
+    if torch._C._autograd._top_saved_tensors_default_hooks(True) is None:
+        return _run(forward, x)
     # What this graph saves is no business of anyone's hooks: a checkpoint's would begin its recomputation.
     with torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):
-        output = forward(x.detach().requires_grad_())
-        node: Any = output.grad_fn
-        known = _KNOWN.get(node.name())
-        return output.detach(), None if known is None else known(node)
+        return _run(forward, x)
+
+
+def _run(forward: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Kernel | None]:
+    output = forward(x.detach().requires_grad_())
+    node: Any = output.grad_fn
+    known = _KNOWN.get(node.name())
+    return output.detach(), None if known is None else known(node)
 
 
 def _as_it_is(saved: Tensor) -> Tensor:

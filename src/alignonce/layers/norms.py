@@ -84,11 +84,10 @@ class FeedbackNorm(FeedbackLayer):
         if fused_norms.runs_eagerly() and len(args) == 1 and not kwargs:
             output, kernel = fused_norms.run(super().forward, args[0])
             if kernel is not None:
-                twin = self._twin()
+                training = self.training
 
                 def once_more(scale: Tensor, bias: Tensor | None, inputs: Sequence[Tensor]) -> Tensor:
-                    vars(twin).update(weight=scale, bias=bias)
-                    return twin.forward(*inputs)
+                    return self._twin(training=training, weight=scale, bias=bias).forward(*inputs)
 
                 return fused_norms.normalise(args[0], *parameters, output, kernel, once_more)
         else:
@@ -109,7 +108,7 @@ class FeedbackNorm(FeedbackLayer):
 
         return functional.apply(_Normalised, graph, output, again, *parameters, *(values[i] for i in places))
 
-    def _twin(self, **attributes: Tensor | None) -> nn.Module:
+    def _twin(self, **attributes: Any) -> nn.Module:
         """The plain layer, sharing everything with this one but the given attributes."""
         plain_class = type(self).plain_class
         twin = plain_class.__new__(plain_class)
@@ -119,8 +118,9 @@ class FeedbackNorm(FeedbackLayer):
 
 
 class _FeedbackRunningNorm(FeedbackNorm):
-    def _twin(self, **attributes: Tensor | None) -> nn.Module:
-        if self.training:  # the pass for the value has updated the running statistics, which are not read
+    def _twin(self, **attributes: Any) -> nn.Module:
+        # In training the pass for the value has updated the running statistics, which are not read.
+        if attributes.get("training", self.training):
             attributes |= {"running_mean": None, "running_var": None, "num_batches_tracked": None}
         return super()._twin(**attributes)
 
