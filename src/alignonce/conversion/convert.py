@@ -5,8 +5,6 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-import alignonce.layers.attention
-import alignonce.layers.recurrent  # noqa: F401  (both make their kinds of layers known)
 from alignonce import direct
 from alignonce.conversion.compression import AskedFormat, Compression, check_format
 from alignonce.conversion.eligibility import ConversionPlan, Where, plan_conversion
