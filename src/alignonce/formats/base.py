@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 __all__ = ["FeedbackFormat"]
 
@@ -113,8 +114,10 @@ def rescaled(tensor: Tensor, approximation: Tensor, matrix: Tensor) -> Tensor:
 
 
 def needs_plain_operations() -> bool:
-    """Whether vmap or another transform of torch.func is at work, for which integer kernels have no rules."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    """Whether a transform of torch.func or forward mode is at work, for which kernels have no rules."""
+    return not torch.compiler.is_compiling() and (
+        torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    )
 
 
 def check_dtype(dtype: torch.dtype | None) -> None:

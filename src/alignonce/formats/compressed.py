@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from alignonce.formats.base import FeedbackFormat, Stored, needs_plain_operations
+from alignonce.formats.base import FeedbackFormat, Stored
 
 __all__ = ["Compressed", "CompressedFeedback", "Feedback", "HeldFeedback", "as_matrix", "allow_missing"]
 
@@ -129,7 +129,7 @@ class CompressedFeedback(nn.Module):
 
     def _undo_truncation(self) -> None:
         """Give codes their values back that differ from the original's by no more than averaging does."""
-        if needs_plain_operations() or self._original is None:
+        if self._original is None or torch._C._are_functorch_transforms_active():  # no values to compare
             return
         for name, original in zip(self.format.names, self._original, strict=True):
             tensor = self.get_buffer(name)

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
-from alignonce.formats.base import gathered
+from alignonce.formats.base import gathered, needs_plain_operations
 from alignonce.formats.compressed import Compressed, Feedback
-from alignonce.layers.fused_norms import runs_eagerly
 
 __all__ = ["fits", "run"]
 
@@ -46,7 +46,7 @@ def fits(tensors: Sequence[Tensor | None]) -> bool:
     Args:
         tensors: the input, weights, biases (or None) and states of a layer.
     """
-    if not runs_eagerly():
+    if is_compiling() or needs_plain_operations():
         return False
     if not torch.backends.mkldnn.enabled or torch.is_autocast_enabled("cpu") or not _operators_are_known():
         return False

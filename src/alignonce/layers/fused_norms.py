@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.func import vjp
 
-__all__ = ["Again", "Kernel", "gradients_again", "normalise", "run", "runs_eagerly"]
+__all__ = ["Again", "Kernel", "gradients_again", "normalise", "run"]
 
 Gradients = tuple[Tensor | None, ...]
 Again = Callable[[Tensor, Tensor | None, Sequence[Tensor]], Tensor]
@@ -27,15 +26,6 @@ class Kernel(NamedTuple):
     """Error, fixed scale, saved tensors and which of the gradients are wanted: those of x, scale, offset."""
     saved: tuple[Tensor | None, ...]
     """The layer's input, as the kernel takes it, and statistics."""
-
-
-def runs_eagerly() -> bool:
-    """Return whether nothing is at work that cannot take kernels: compiler, torch.func, forward mode."""
-    return (
-        not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
-    )
 
 
 def run(forward: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Kernel | None]:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
+from alignonce.formats.base import needs_plain_operations
 from alignonce.layers import functional, fused_norms
 from alignonce.layers.base import FeedbackLayer, random_like, register_kind
 from alignonce.layers.modes import runs_exactly
@@ -81,7 +82,7 @@ class FeedbackNorm(FeedbackLayer):
         if runs_exactly(self) or not torch.is_grad_enabled():
             return super().forward(*args, **kwargs)
         parameters = self.weight, self._parameters.get("bias"), self.feedback
-        if fused_norms.runs_eagerly() and len(args) == 1 and not kwargs:
+        if not (is_compiling() or needs_plain_operations()) and len(args) == 1 and not kwargs:
             output, kernel = fused_norms.run(super().forward, args[0])
             if kernel is not None:
                 training = self.training
