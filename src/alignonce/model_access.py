@@ -38,12 +38,14 @@ def exact_gradients(model: nn.Module) -> Iterator[None]:
 
     It is the forward pass that decides: what is computed within the context gets exact gradients, also if
     ``backward`` is called after it, and with it what gradient checkpointing computes again. Contexts can be
-    nested. One thing does not follow: a compiled model inside a checkpoint that is not compiled is computed
-    again in the mode of that moment; compile the function that checkpoints, or call ``backward`` in the same
-    mode.
+    nested.
 
     Args:
         model: a model with or without a learning rule.
+
+    Raises:
+        RuntimeError: from ``backward``, if only this is inside the context and a checkpoint that is not
+            compiled computes a compiled model again.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))

@@ -444,8 +444,43 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
     assert len(calls) == 2  # once more, in the backward pass
 
 
+def swinv2() -> nn.Module:
+    config = transformers.Swinv2Config(
+        image_size=16, patch_size=2, embed_dim=8, depths=[2, 1], num_heads=[2, 2], window_size=4
+    )
+    return transformers.Swinv2ForImageClassification(config)
+
+
+def wav2vec2() -> nn.Module:
+    config = transformers.Wav2Vec2Config(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, conv_dim=(8, 8),
+        conv_stride=(4, 2), conv_kernel=(8, 4), num_conv_pos_embeddings=4, num_feat_extract_layers=2,
+        num_conv_pos_embedding_groups=2, vocab_size=WORDS, layerdrop=0.0, mask_time_prob=0.5,
+        mask_time_length=2, mask_feature_prob=0.3, mask_feature_length=2,
+    )  # fmt: skip
+    return transformers.Wav2Vec2ForCTC(config)
+
+
+@pytest.mark.parametrize("make", [swinv2, wav2vec2])
+def test_outputs_that_a_model_changes_in_place_keep_their_gradients(make) -> None:
+    """SwinV2 scales its attention in place, Wav2Vec2 masks what its projection returns (SpecAugment)."""
+    model = seeded(make)
+    x = batch(model) if make is swinv2 else torch.randn(2, 400)
+
+    def gradients(model: nn.Module) -> tuple[Tensor, ...]:
+        torch.manual_seed(0)
+        np.random.seed(0)  # what SpecAugment masks
+        value = loss(model(**x) if make is swinv2 else model(x))
+        return torch.autograd.grad(value, list(model.parameters()), allow_unused=True)
+
+    expected = gradients(model)
+    set_learning_rule(model, SoftAlignment(cosine=1), norms="fixed", unconvertible="exact")
+    for ours, theirs in zip(gradients(model), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
-@pytest.mark.parametrize("make", [gpt2, llama])
+@pytest.mark.parametrize("make", [gpt2, llama, mixtral])
 def test_checkpointed_layers_follow_the_mode_of_the_forward_pass(make, reentrant: bool) -> None:
     model = seeded(make)
     set_learning_rule(model, SOFT, norms="fixed")

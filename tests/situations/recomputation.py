@@ -1,7 +1,7 @@
 """Gradient checkpointing: what is computed again does what the first forward pass did, in any mode."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 from alignonce import Backpropagation, exact_gradients, set_learning_rule
 from situations.by_hand import flat_gradients
-from situations.situation import LAYERS, Case, crossed, right
+from situations.situation import LAYERS, Case, crossed, refused, right
 
 TOPIC = "Recomputation"
 
@@ -165,6 +165,121 @@ def copied(case: Case) -> None:
     twin = copy.deepcopy(model)
     _close(_backward(twin, checkpoint(twin, x, use_reentrant=True)), case.expected(twin, x))
     _close(_backward(model, output), _plain(model, x))
+
+
+_COMPILED = [
+    *crossed(("Linear", "Conv2d", "MultiheadAttention", "GRUCell")),
+    Case("Linear", "KolenPollack"),
+    Case("Linear", "SoftAlignment", "LowRank"),
+]
+
+
+@right(
+    "a compiled model is inside a checkpoint that is not compiled, and only the forward pass is inside "
+    "`exact_gradients`",
+    _COMPILED,
+    "what runs for exact gradients has the checkpoint enter the context again",
+)
+def compiled_inside(case: Case) -> None:
+    model, x = case.model(), case.inputs().requires_grad_()
+    plain = _plain(model, x)
+    for run in _with_compiled_code(model):
+        with exact_gradients(model):
+            output = run(x)
+        _close(_backward(model, output), plain)
+
+
+@right(
+    "a compiled model is inside a checkpoint that is not compiled, with both passes inside "
+    "`exact_gradients`, or both outside, or with the context in the checkpointed function",
+    _COMPILED,
+)
+def compiled_in_one_mode(case: Case) -> None:
+    model, x = case.model(), case.inputs().requires_grad_()
+    under_rule, plain = case.expected(model, x), _plain(model, x)
+    for run in _with_compiled_code(model):
+        _close(_backward(model, run(x)), under_rule)
+        with exact_gradients(model):
+            with torch.no_grad():
+                run(x)
+            with exact_gradients(model[2]):  # one more does no harm
+                output = run(x)
+            _close(_backward(model, output), plain)
+    compiled = _compile(model)
+
+    def function(x: Tensor) -> Tensor:
+        with exact_gradients(model):
+            return compiled(x)
+
+    for recompute in _BOTH:
+        output = recompute(function, x)
+        with exact_gradients(model[0]):
+            _close(_backward(model, output), plain)
+
+
+@refused(
+    "a compiled model is inside a checkpoint that is not compiled, and only the backward pass is inside "
+    "`exact_gradients`",
+    _COMPILED,
+    message="would mix both kinds of gradients. Call backward outside the context, or compile the function",
+    error=RuntimeError,
+    remedy="call backward outside the context, or compile the function that checkpoints",
+)
+def compiled_backward_alone(case: Case) -> None:
+    model, x = case.model(), case.inputs().requires_grad_()
+    messages = []
+    for run in _with_compiled_code(model):
+        output = run(x)
+        with exact_gradients(model):
+            try:
+                output.sum().backward()
+            except RuntimeError as error:
+                messages.append(str(error))
+            else:
+                return
+    assert len(set(messages)) == 1
+    raise RuntimeError(messages[0])
+
+
+@right(
+    "code inside a checkpoint is compiled in one pass and not in the other",
+    _COMPILED,
+    "each layer does again what it did",
+)
+def compiled_in_one_pass(case: Case) -> None:
+    model, x = case.model(), case.inputs().requires_grad_()
+    plain = _plain(model, x)
+    compiled = _compile(model)
+    for recompute in _BOTH:
+        _backward(model, recompute(compiled, x))
+        for stance, later in (("default", "force_eager"), ("force_eager", "default")):
+            with torch.compiler.set_stance(stance), exact_gradients(model):
+                output = recompute(compiled, x)
+            with torch.compiler.set_stance(later):
+                _close(_backward(model, output), plain)
+
+
+@right("the function that checkpoints is compiled", _COMPILED, "the forward pass decides")
+def compiled_around(case: Case) -> None:
+    for recompute in _BOTH:
+        compiled = _compile(recompute)
+        _as_forward(lambda m, x, compiled=compiled: compiled(m, x), case)
+
+
+def _compile(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    torch.compiler.reset()
+    return torch.compile(function, backend="aot_eager")
+
+
+def _with_compiled_code(model: nn.Sequential) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Functions that checkpoint the model, of which all or a part is compiled."""
+    for outer in _BOTH:
+        compiled = _compile(model)
+        yield partial(outer, compiled)
+        for inner in _BOTH:
+            yield partial(outer, partial(inner, compiled))
+        part = _compile(model[2])
+        yield partial(outer, lambda x, part=part: model[3:](part(model[:2](x))))
 
 
 def _backward(model: nn.Module, output: Tensor, as_it_is: bool = False) -> Tensor:

@@ -136,7 +136,7 @@ class FeedbackLayer(Switch, nn.Module):
         for weight in self.parameters(recurse=False):
             unwatch(weight)
         del self.learning_rule
-        for name in ("exact", "spans"):
+        for name in ("exact", "spans", "mode_number"):
             vars(self).pop(name, None)
         vars(self).pop("__module__", None)
         cls = type(self)

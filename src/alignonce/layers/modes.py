@@ -9,11 +9,15 @@ nodes as they are made, so that the numbers at which ``exact_gradients`` was ent
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
-from torch.compiler import is_compiling
+from torch import Tensor
+from torch.compiler import is_compiling, is_exporting
+
+from alignonce.layers.compiled_code import announce, announce_compiled, may_be_repeated, number_of, opened
 
 __all__ = ["Switch", "exactly", "runs_exactly"]
 
@@ -25,12 +29,14 @@ class Switch:
     """The present mode: while True, the backward pass is backpropagation's."""
     spans: "tuple[_Spans, ...]" = ()
     """When contexts were open that this was switched by; one for each set of layers switched together."""
+    mode_number: Tensor | None = None
+    """What compiled code announces this by; None before the first context."""
 
     def __getstate__(self) -> Any:
-        """All but the spans: copies have no part in the graphs of the original, nor in this process."""
+        """What copies take over: they have no part in the graphs of the original, nor in this process."""
         state = super().__getstate__()
         if isinstance(state, dict) and "spans" in state:
-            state = {key: value for key, value in state.items() if key != "spans"}
+            state = {key: value for key, value in state.items() if key not in ("spans", "mode_number")}
         return state
 
 
@@ -43,7 +49,18 @@ def runs_exactly(switch: Switch) -> bool:
     Returns:
         Its mode; in a recomputation, the mode that it had in the forward pass which is repeated.
     """
-    if not switch.spans or is_compiling():
+    if is_compiling():
+        if switch.exact and switch.mode_number is not None and not is_exporting():
+            announce_compiled(switch.mode_number)
+        return switch.exact
+    exact = _runs_exactly(switch)
+    if exact and may_be_repeated():
+        announce(id(switch))
+    return exact
+
+
+def _runs_exactly(switch: Switch) -> bool:
+    if not switch.spans:
         return switch.exact
     if torch._C._current_graph_task_id() == -1:  # not inside a backward pass
         for span in switch.spans:
@@ -67,19 +84,22 @@ def exactly(switches: Sequence[Switch]) -> Iterator[None]:
         switches: the layers.
     """
     before = [switch.exact for switch in switches]
-    # Compiled code has no numbers: the compiler settles what is recomputed when it traces the context.
-    numbers = None if is_compiling() else _shared_spans(switches).present()
-    if numbers is not None:
-        numbers.enter()
-    for switch in switches:
-        switch.exact = True
-    try:
+    # Of a context that is compiled nobody needs to know: the compiler settles what is recomputed.
+    with nullcontext() if is_compiling() else _known(switches):
+        for switch in switches:
+            switch.exact = True
+        try:
+            yield
+        finally:
+            for switch, exact in zip(switches, before, strict=True):
+                switch.exact = exact
+
+
+@contextmanager
+def _known(switches: Sequence[Switch]) -> Iterator[None]:
+    """Within the context, recomputations to come are told of it."""
+    with _shared_spans(switches).present().entered(), opened(switches, partial(exactly, switches)):
         yield
-    finally:
-        if numbers is not None:
-            numbers.leave()
-        for switch, exact in zip(switches, before, strict=True):
-            switch.exact = exact
 
 
 class _Numbers:
@@ -89,15 +109,17 @@ class _Numbers:
         self.ends = array("q")
         self.depth = 0
 
-    def enter(self) -> None:
+    @contextmanager
+    def entered(self) -> Iterator[None]:
         if not self.depth:
             self._toggle()
         self.depth += 1
-
-    def leave(self) -> None:
-        self.depth -= 1
-        if not self.depth:
-            self._toggle()
+        try:
+            yield
+        finally:
+            self.depth -= 1
+            if not self.depth:
+                self._toggle()
 
     def hold(self, node: Any) -> bool:
         return bisect_right(self.ends, node._sequence_nr()) % 2 == 1
@@ -167,4 +189,6 @@ def _shared_spans(switches: Sequence[Switch]) -> _Spans:
     spans = _Spans(size)
     for switch in switches:
         switch.spans = (*switch.spans, spans)
+        if switch.mode_number is None:
+            switch.mode_number = number_of(switch)
     return spans

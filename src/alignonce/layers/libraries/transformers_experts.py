@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from alignonce.layers import functional
 from alignonce.layers.base import FeedbackLayer, random_like, register_kind
+from alignonce.layers.modes import runs_exactly
 
 __all__ = ["experts_kind"]
 
@@ -45,7 +46,7 @@ class _FeedbackExperts(FeedbackLayer):
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Map tokens (N, width) by the experts of each (N, k), weighted by (N, k), to (N, width)."""
         plain = type(self).plain_class
-        if self.exact:
+        if runs_exactly(self):
             return plain.forward(self, *args, **kwargs)
         # Classes differ in the names of these three, not in their order.
         _, states, chosen, shares = (
@@ -93,7 +94,7 @@ class _FeedbackSortedExperts(FeedbackLayer):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Map (experts · n, width), sorted by expert, to the same shape."""
-        if self.exact:
+        if runs_exactly(self):
             return super().forward(hidden_states)
         ups, downs = (
             (getattr(self, name).transpose(1, 2).unbind(), self.feedback_of(name).transpose(1, 2).unbind())
