@@ -7,7 +7,7 @@ feedback weights, and the learning rule, set anew, would begin from the trained 
 import json
 import os
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from alignonce import direct
 from alignonce.conversion.convert import set_learning_rule
 from alignonce.formats.base import gathered
-from alignonce.formats.compressed import CompressedFeedback, HeldFeedback
-from alignonce.layers.base import FeedbackLayer, feedback_name, layer_kind
+from alignonce.layers.base import FeedbackLayer, feedback_name
+from alignonce.layers.descriptions import describe_layer, held_by, misfits_of
 from alignonce.model_access import Inputs, unwrap
 from alignonce.rules.base import Backpropagation, LearningRule
 from alignonce.rules.descriptions import described, rebuilt
@@ -49,7 +49,7 @@ def plain_state_dict(model: nn.Module) -> dict[str, Any]:
     metadata = getattr(state, "_metadata", {})
     for name, module in model.named_modules():
         for attribute in _attributes_of_the_rule(module):
-            added = _joined(name, attribute)
+            added = f"{name}.{attribute}".removeprefix(".")
             metadata.pop(added, None)
             for key in [k for k in state if k == added or k.startswith(f"{added}.")]:
                 del state[key]
@@ -81,7 +81,7 @@ def save_feedback(model: nn.Module, path: str | os.PathLike[str]) -> None:
     model = unwrap(model)
     tensors: dict[str, Tensor] = {}
     layers = {
-        name: _describe_layer(name, layer, tensors)
+        name: describe_layer(name, layer, tensors)
         for name, layer in model.named_modules()
         if isinstance(layer, FeedbackLayer)
     }
@@ -132,13 +132,13 @@ def load_feedback(model: nn.Module, path: str | os.PathLike[str], inputs: Inputs
     description, tensors = _read(Path(path))
     layers: dict[str, Any] = description["layers"]
     modules = dict(model.named_modules())
-    misfits = [text for name, layer in layers.items() for text in _misfits(name, layer, modules.get(name))]
+    misfits = [text for name, layer in layers.items() for text in misfits_of(name, layer, modules.get(name))]
     if misfits:
         raise ValueError(
             "the feedback weights do not fit the model:\n" + "\n".join(f"  {m}" for m in misfits)
         )
     rules = {name: rebuilt(layer["rule"]) for name, layer in layers.items()}
-    held = dict(_held_by(layers, modules, tensors))
+    held = dict(held_by(layers, modules, tensors))
     if description["direct"] is not None and inputs is None:
         raise ValueError("the file holds direct feedback, which needs inputs=, a batch as in training")
 
@@ -175,69 +175,6 @@ class _Placeholder(LearningRule):
         return w
 
 
-def _describe_layer(name: str, layer: FeedbackLayer, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """What is to be known of a layer; adds its tensors, shared ones once."""
-    names_of = {id(tensor): known for known, tensor in tensors.items()}
-    weights = {}
-    for weight_name in layer.present_names(layer):
-        attribute = feedback_name(weight_name)
-        feedback = getattr(layer, attribute)
-        if isinstance(feedback, CompressedFeedback):
-            parts = {
-                f"{attribute}.{n}": t for n, t in zip(feedback.format.names, feedback.tensors, strict=True)
-            }
-            format = described(feedback.format)
-        else:
-            parts, format = {attribute: feedback}, None
-        keys = []
-        for part, tensor in parts.items():
-            key = names_of.setdefault(id(tensor), _joined(name, part))
-            tensors[key] = tensor
-            keys.append(key)
-        shape = list(getattr(layer, weight_name).shape)
-        weights[weight_name] = {"shape": shape, "format": format, "tensors": keys}
-    return {"kind": _kind_of(layer), "rule": described(layer.learning_rule), "weights": weights}
-
-
-def _misfits(name: str, saved: Mapping[str, Any], module: nn.Module | None) -> Iterator[str]:
-    """Why a layer of the file does not fit a module."""
-    where = name or "(the model itself)"
-    if module is None:
-        yield f"{where} ({saved['kind']}): the model has no such layer"
-    elif _kind_of(module) != saved["kind"]:
-        yield f"{where}: {saved['kind']} in the file, {_kind_of(module)} in the model"
-    else:
-        kind = layer_kind(type(module), norms=True)
-        present = set() if kind is None else set(kind.present_names(module))
-        for weight_name in sorted(present ^ saved["weights"].keys()):
-            yield f"{where}: {weight_name} in the {'model' if weight_name in present else 'file'} only"
-        for weight_name in sorted(present & saved["weights"].keys()):
-            shape = tuple(saved["weights"][weight_name]["shape"])
-            if shape != (found := tuple(getattr(module, weight_name).shape)):
-                yield f"{where}: {weight_name} of shape {shape} in the file, {found} in the model"
-
-
-def _held_by(
-    layers: Mapping[str, Any], modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]
-) -> Iterator[tuple[str, dict[str, HeldFeedback]]]:
-    """The feedback weights of each layer by weight's name; those of one forward weight are one."""
-    made: dict[Any, HeldFeedback] = {}
-    for name, layer in layers.items():
-        held = {}
-        for weight_name, saved in layer["weights"].items():
-            weight = getattr(modules[name], weight_name)
-            key = (id(weight), *saved["tensors"])
-            if key not in made:
-                stored = [tensors[t].to(weight.device, copy=True) for t in saved["tensors"]]
-                if saved["format"] is None:
-                    made[key] = stored[0].to(weight.dtype)
-                else:
-                    format = rebuilt(saved["format"])
-                    made[key] = CompressedFeedback.of(format, stored, tuple(saved["shape"]), weight.dtype)
-            held[weight_name] = made[key]
-        yield name, held
-
-
 def _load_direct(
     model: nn.Module, saved_direct: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: Inputs | None
 ) -> None:
@@ -263,15 +200,6 @@ def _shape(tensor: Tensor | None) -> str:
     return "none" if tensor is None else str(tuple(tensor.shape))
 
 
-def _kind_of(module: nn.Module) -> str:
-    """The name of the plain class that a layer is of, be it by a subclass of a user's own."""
-    for base in reversed(type(module).__mro__):
-        kind = layer_kind(base, norms=True)
-        if kind is not None and kind.plain_class is base:
-            return base.__name__
-    return type(module).__name__
-
-
 def _attributes_of_the_rule(module: nn.Module) -> list[str]:
     """Buffers, and modules with buffers, that a learning rule has added to a module."""
     added = [name for name in module._buffers if name.startswith(_DIRECT)]
@@ -283,10 +211,6 @@ def _attributes_of_the_rule(module: nn.Module) -> list[str]:
 
 def _is_direct(name: str) -> bool:
     return name.rpartition(".")[2].startswith(_DIRECT)
-
-
-def _joined(module_name: str, attribute: str) -> str:
-    return f"{module_name}.{attribute}".removeprefix(".")
 
 
 def _write(content: dict[str, Any], path: Path) -> None:

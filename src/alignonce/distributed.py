@@ -33,7 +33,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from alignonce.formats import Dense
 from alignonce.formats.compressed import CompressedFeedback
-from alignonce.layers.base import FeedbackLayer, feedback_name, layer_kind
+from alignonce.layers.base import FeedbackLayer, feedback_name
+from alignonce.layers.kinds import layer_kind
 from alignonce.layers.modes import runs_exactly
 from alignonce.rules.evolving import EvolvingRule
 

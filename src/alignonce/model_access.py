@@ -12,7 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from alignonce import direct
 from alignonce.formats.base import gathered
-from alignonce.layers.base import FeedbackLayer, forward_weight_names
+from alignonce.layers.base import FeedbackLayer
+from alignonce.layers.kinds import forward_weight_names
 from alignonce.layers.modes import exactly
 from alignonce.rules.guard import FLATTENED
 

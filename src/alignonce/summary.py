@@ -11,7 +11,8 @@ from alignonce.direct.install import Tap
 from alignonce.formats import Dense, FeedbackFormat
 from alignonce.formats.base import dtype_name
 from alignonce.formats.compressed import HeldFeedback
-from alignonce.layers.base import FeedbackLayer, feedback_class
+from alignonce.layers.base import FeedbackLayer
+from alignonce.layers.kinds import feedback_class
 from alignonce.rules.base import LearningRule
 
 _DENSE = Dense()

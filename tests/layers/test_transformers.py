@@ -469,7 +469,7 @@ def test_outputs_that_a_model_changes_in_place_keep_their_gradients(make) -> Non
 
     def gradients(model: nn.Module) -> tuple[Tensor, ...]:
         torch.manual_seed(0)
-        np.random.seed(0)  # what SpecAugment masks
+        np.random.seed(0)  # noqa: NPY002  (what SpecAugment masks)
         value = loss(model(**x) if make is swinv2 else model(x))
         return torch.autograd.grad(value, list(model.parameters()), allow_unused=True)
 

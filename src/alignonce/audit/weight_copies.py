@@ -10,7 +10,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from alignonce.layers.base import layer_kind
+from alignonce.layers.kinds import layer_kind
 
 __all__ = ["WeightCopies"]
 

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from alignonce.conversion.layer_feedback import align
 from alignonce.formats import FP8, Dense, FeedbackFormat, Int8, LowRank
-from alignonce.layers.base import layer_kind
+from alignonce.layers.kinds import layer_kind
 from alignonce.undisturbed import allowing_requires_grad, undisturbed
 
 if TYPE_CHECKING:

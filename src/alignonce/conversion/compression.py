@@ -10,7 +10,7 @@ from alignonce.conversion.auto_format import Choice, choose_formats
 from alignonce.conversion.error_samples import ErrorSample, sample_errors
 from alignonce.formats import Dense, FeedbackFormat
 from alignonce.formats.compressed import CompressedFeedback, HeldFeedback, as_matrix
-from alignonce.layers.base import forward_weight_names
+from alignonce.layers.kinds import forward_weight_names
 from alignonce.model_access import Inputs, call_arguments, exact_gradients
 from alignonce.rules.base import LearningRule
 from alignonce.summary import FeedbackRow, cosine_similarity

@@ -20,8 +20,9 @@ from alignonce.conversion.refusals import (
     weights_in,
 )
 from alignonce.conversion.usage import observe_usage
-from alignonce.layers.base import FeedbackLayer, read_past_forward
+from alignonce.layers.base import FeedbackLayer
 from alignonce.layers.equivalents import mismatch
+from alignonce.layers.kinds import read_past_forward
 from alignonce.model_access import Inputs, qualified, weight_names
 from alignonce.rules.base import LearningRule
 from alignonce.summary import ExactModule

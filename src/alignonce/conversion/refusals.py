@@ -8,7 +8,8 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from alignonce.layers.base import FeedbackLayer, computes_like, feedback_name, layer_kind
+from alignonce.layers.base import FeedbackLayer, feedback_name
+from alignonce.layers.kinds import computes_like, layer_kind
 from alignonce.rules.base import LearningRule
 
 __all__ = [

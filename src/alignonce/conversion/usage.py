@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from alignonce.layers.base import forward_weight_names
+from alignonce.layers.kinds import forward_weight_names
 from alignonce.model_access import Inputs, call_arguments, exact_gradients
 from alignonce.undisturbed import allowing_requires_grad, undisturbed
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from alignonce.direct.labels import Shapes
-from alignonce.layers.base import layer_kind
+from alignonce.layers.kinds import layer_kind
 
 __all__ = ["Action", "carry", "fits", "size", "action_of"]
 

@@ -14,7 +14,7 @@ from alignonce.direct.install import Plan, Tap
 from alignonce.direct.labels import Output, TapInput
 from alignonce.direct.matrices import Action, action_of, size
 from alignonce.direct.trace import trace
-from alignonce.layers.base import layer_kind
+from alignonce.layers.kinds import layer_kind
 from alignonce.rules.base import generator_for
 from alignonce.rules.direct import DirectFeedback
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from alignonce.formats.compressed import HeldFeedback
 from alignonce.layers import functional
-from alignonce.layers.base import FeedbackLayer, register_kind
+from alignonce.layers.base import FeedbackLayer
+from alignonce.layers.kinds import register_kind
 from alignonce.layers.modes import runs_exactly
 
 __all__ = ["FeedbackMultiheadAttention"]

@@ -50,12 +50,12 @@ def opened(switches: Sequence[object], again: Callable[[], AbstractContextManage
 
 
 def number_of(switch: object) -> Tensor:
-    """What :func:`announce_compiled` knows a switch by: a tensor, since code is compiled anew for another integer."""
+    """What :func:`announce_compiled` knows a switch by: a tensor, whose value compiled code does not hold."""
     return torch.tensor(id(switch), device="cpu")
 
 
 def may_be_repeated() -> bool:
-    """Return whether a checkpoint may be around the caller: those keep no graph, or a hook on what it saves."""
+    """Return whether a checkpoint may be around: it keeps no graph, or has a hook on what the graph saves."""
     return (
         not torch.is_grad_enabled() or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
     )

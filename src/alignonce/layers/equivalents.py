@@ -7,7 +7,8 @@ import re
 import torch
 from torch import Tensor, nn
 
-from alignonce.layers.base import FeedbackLayer, known_kind, register_kind
+from alignonce.layers.base import FeedbackLayer
+from alignonce.layers.kinds import known_kind, register_kind
 from alignonce.rules.fixed import RandomFeedback
 from alignonce.undisturbed import undisturbed
 

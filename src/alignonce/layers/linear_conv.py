@@ -10,7 +10,8 @@ from alignonce.formats import Dense
 from alignonce.formats.base import DECOMPRESSED
 from alignonce.formats.compressed import CompressedFeedback, HeldFeedback
 from alignonce.layers import functional
-from alignonce.layers.base import FeedbackLayer, random_like, register_kind
+from alignonce.layers.base import FeedbackLayer, random_like
+from alignonce.layers.kinds import register_kind
 from alignonce.layers.modes import runs_exactly
 
 __all__ = [

@@ -22,7 +22,8 @@ from torch.compiler import is_compiling
 
 from alignonce.formats.base import needs_plain_operations
 from alignonce.layers import functional, fused_norms
-from alignonce.layers.base import FeedbackLayer, random_like, register_kind
+from alignonce.layers.base import FeedbackLayer, random_like
+from alignonce.layers.kinds import register_kind
 from alignonce.layers.modes import runs_exactly
 
 __all__ = ["FeedbackNorm", "norm_kind"]

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from alignonce.layers import functional, fused_lstm
-from alignonce.layers.base import FeedbackLayer, register_kind
+from alignonce.layers.base import FeedbackLayer
+from alignonce.layers.kinds import register_kind
 from alignonce.layers.modes import runs_exactly
 
 __all__ = [

@@ -5,8 +5,9 @@ Imported by the first look at a module of a class from ``spikingjelly``, without
 
 from torch import nn
 
-from alignonce.layers.base import FeedbackLayer, known_kind
+from alignonce.layers.base import FeedbackLayer
 from alignonce.layers.equivalents import calls_base_only, register_equivalent
+from alignonce.layers.kinds import known_kind
 
 __all__ = ["kind_of", "read_past_forward"]
 

@@ -13,8 +13,9 @@ from transformers.pytorch_utils import Conv1D
 from alignonce.formats.base import DECOMPRESSED
 from alignonce.formats.compressed import CompressedFeedback, HeldFeedback
 from alignonce.layers import functional
-from alignonce.layers.base import FeedbackLayer, known_kind, register_kind
+from alignonce.layers.base import FeedbackLayer
 from alignonce.layers.equivalents import calls_base_only, register_equivalent
+from alignonce.layers.kinds import known_kind, register_kind
 from alignonce.layers.libraries.transformers_experts import experts_kind
 from alignonce.layers.modes import runs_exactly
 from alignonce.layers.norms import FeedbackNorm, norm_kind

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from alignonce.layers import functional
-from alignonce.layers.base import FeedbackLayer, random_like, register_kind
+from alignonce.layers.base import FeedbackLayer, random_like
+from alignonce.layers.kinds import register_kind
 from alignonce.layers.modes import runs_exactly
 
 __all__ = ["experts_kind"]
