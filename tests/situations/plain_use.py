@@ -30,3 +30,22 @@ def formats(case: Case) -> None:
     expected = case.expected(model, x)
     error = torch.linalg.vector_norm(ours - expected) / torch.linalg.vector_norm(expected)
     assert error < 0.02, f"relative error {error:.3f}"
+
+
+@right(
+    "you compile the model, and run it with gradients and without",
+    [
+        *crossed(("Linear",), formats=ALL_FORMATS),
+        *crossed(("Bilinear", "Conv2d"), formats=("Dense", "LowRank")),
+    ],
+    "as the model that is not compiled",
+)
+def compiled(case: Case) -> None:
+    model, x = case.model(), case.inputs()
+    torch.compiler.reset()
+    twin = torch.compile(model, backend="aot_eager")
+    value, ours = model(x), flat_gradients(model, twin(x).sin().sum())
+    torch.testing.assert_close(ours, flat_gradients(model, model(x).sin().sum()))
+    with torch.no_grad():
+        torch.testing.assert_close(twin(x), value)
+    torch.testing.assert_close(twin(x), value)

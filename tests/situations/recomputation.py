@@ -1,6 +1,7 @@
 """Gradient checkpointing: what is computed again does what the first forward pass did, in any mode."""
 
 import copy
+import pickle
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -167,8 +168,28 @@ def copied(case: Case) -> None:
     _close(_backward(model, output), _plain(model, x))
 
 
+@right(
+    "a model is copied or saved inside `exact_gradients`",
+    [*_CASES, Case("Linear", "DirectFeedback")],
+    "the copy is in the context as long as it is open; what is loaded is not in it",
+)
+def copied_inside(case: Case) -> None:
+    model, x = case.model(), case.inputs().requires_grad_()
+    under_rule, plain = flat_gradients(model, model(x).sin().sum()), _plain(model, x)
+    with exact_gradients(model):
+        with exact_gradients(model[2]):
+            twin = copy.deepcopy(model)
+            loaded = pickle.loads(pickle.dumps(model))
+        _close(flat_gradients(twin, twin(x).sin().sum()), plain)
+        outputs = [recompute(twin, x) for recompute in _BOTH]
+        _close(flat_gradients(loaded, loaded(x).sin().sum()), under_rule)
+    for output in outputs:
+        _close(_backward(twin, output), plain)
+    _close(flat_gradients(twin, twin(x).sin().sum()), under_rule)
+
+
 _COMPILED = [
-    *crossed(("Linear", "GRUCell")),
+    Case(),
     Case("Conv2d", "KolenPollack", "Dense"),
     Case("Linear", "SoftAlignment", "LowRank"),
 ]

@@ -133,7 +133,7 @@ class CompressedFeedback(nn.Module):
             return
         for name, original in zip(self.format.names, self._original, strict=True):
             tensor = self.get_buffer(name)
-            if tensor.is_floating_point() or tensor._version == self._versions.get(name):
+            if tensor.is_floating_point() or tensor.is_meta or tensor._version == self._versions.get(name):
                 continue
             original = original.to(tensor.device)
             if tensor.shape == original.shape and not torch.equal(tensor, original):

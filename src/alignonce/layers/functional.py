@@ -219,6 +219,8 @@ def apply(function: type[torch.autograd.Function], *args: Any) -> Tensor:
                 "the exported program is for inference, its gradients are not those of the rule",
                 stacklevel=2,
             )
+        if not torch.is_grad_enabled() or not any(isinstance(a, Tensor) and a.requires_grad for a in args):
+            return function.forward(*args)  # which the compiler would do with one argument too many
         return function.apply(*args)
     if forward_ad._current_level >= 0:
         return with_jvp(function).apply(*args)

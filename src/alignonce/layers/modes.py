@@ -14,10 +14,18 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.compiler import is_compiling, is_exporting
 
-from alignonce.layers.compiled_code import announce, announce_compiled, may_be_repeated, number_of, opened
+from alignonce.layers.contexts import (
+    Context,
+    announce,
+    announce_compiled,
+    contexts_of,
+    may_be_repeated,
+    number_of,
+    opened,
+)
 
 __all__ = ["Switch", "exactly", "runs_exactly"]
 
@@ -33,11 +41,25 @@ class Switch:
     """What compiled code announces this by; None before the first context."""
 
     def __getstate__(self) -> Any:
-        """What copies take over: they have no part in the graphs of the original, nor in this process."""
+        """What copies take over: of the mode, the contexts that are open; of past ones nothing."""
         state = super().__getstate__()
-        if isinstance(state, dict) and "spans" in state:
-            state = {key: value for key, value in state.items() if key not in ("spans", "mode_number")}
+        if isinstance(state, dict) and "exact" in state:
+            state = {k: v for k, v in state.items() if k not in ("exact", "spans", "mode_number")}
+            if contexts := contexts_of(id(self)):
+                state["exact_in"] = contexts
         return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Be a copy."""
+        state = dict(state)
+        contexts = state.pop("exact_in", ())
+        if isinstance(self, nn.Module):
+            super().__setstate__(state)  # type: ignore[misc]
+        else:
+            vars(self).update(state)
+        for context in contexts:
+            if context is not None:  # unpickled
+                context.take_in(self)
 
 
 def runs_exactly(switch: Switch) -> bool:
@@ -83,9 +105,9 @@ def exactly(switches: Sequence[Switch]) -> Iterator[None]:
     Args:
         switches: the layers.
     """
-    before = [switch.exact for switch in switches]
+    switches, before = list(switches), [switch.exact for switch in switches]
     # Of a context that is compiled nobody needs to know: the compiler settles what is recomputed.
-    with nullcontext() if is_compiling() else _known(switches):
+    with nullcontext() if is_compiling() else _known(switches, before):
         for switch in switches:
             switch.exact = True
         try:
@@ -96,9 +118,10 @@ def exactly(switches: Sequence[Switch]) -> Iterator[None]:
 
 
 @contextmanager
-def _known(switches: Sequence[Switch]) -> Iterator[None]:
-    """Within the context, recomputations to come are told of it."""
-    with _shared_spans(switches).present().entered(), opened(switches, partial(exactly, switches)):
+def _known(switches: list[Switch], before: list[bool]) -> Iterator[None]:
+    """Within the context, copies and recomputations to come are told of it."""
+    context = Context(switches, before, partial(exactly, switches))
+    with _shared_spans(switches).present().entered(), opened(context):
         yield
 
 

@@ -1,14 +1,17 @@
-"""Compiled code for exact gradients that gradient checkpointing runs again.
+"""The open contexts of exact gradients, and how copies and repeated functions come to be in them.
 
-Compiled code does what the mode is when it is called, and cannot ask what an eager layer asks to do again
-what it did (modes.py). So what runs for exact gradients looks for checkpoints on the call stack and has them
-enter the contexts again when they repeat their functions: compiled code by an operator that is a part of it,
-and layers that are not compiled too, since the compiler may run a function either way from one time to the
-next. What runs for the learning rule, as in training, does nothing of this.
+A copy that is made in a context is in it, too, and as long.
+
+Gradient checkpointing repeats functions. What is not compiled asks the graph what it did before (modes.py);
+compiled code cannot, and does what the mode is when it is called. So what runs for exact gradients looks for
+checkpoints on the call stack and has them enter the contexts again when they repeat their functions: compiled
+code by an operator that is a part of it, and layers that are not compiled too, since the compiler may run a
+function either way from one time to the next. What runs for the learning rule, as in training, does nothing
+of this.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import Any
@@ -17,36 +20,70 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor
 
-__all__ = ["announce", "announce_compiled", "may_be_repeated", "number_of", "opened"]
+__all__ = [
+    "Context",
+    "announce",
+    "announce_compiled",
+    "contexts_of",
+    "may_be_repeated",
+    "number_of",
+    "opened",
+]
 
 
-class _Context:
-    """A context of exact gradients that is open."""
+class Context:
+    """A context of exact gradients.
 
-    def __init__(self, switches: Sequence[object], again: Callable[[], AbstractContextManager[None]]) -> None:
-        self.numbers = {id(switch) for switch in switches}
+    Args:
+        switches: what is exact in it.
+        before: the mode that each had.
+        again: makes a context of the same switches.
+    """
+
+    def __init__(
+        self, switches: list[Any], before: list[bool], again: Callable[[], AbstractContextManager[None]]
+    ) -> None:
+        self.switches = switches
+        self.before = before
         self.again = again
+        self.numbers = {id(switch) for switch in switches}
         self.checkpoint = next((checkpoint for checkpoint, _, _ in _checkpoints()), None)
         """The innermost one that it was entered in."""
 
+    def take_in(self, copied: Any) -> None:
+        """Have a copy of a switch be exact until the context is left."""
+        self.switches.append(copied)
+        self.before.append(copied.exact)
+        self.numbers.add(id(copied))
+        copied.exact = True
 
-_open: list[_Context] = []
+    def __deepcopy__(self, memo: Any) -> "Context":
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _left, ()  # whoever unpickles is not in it
+
+
+def _left() -> None:
+    return None
+
+
+_open: list[Context] = []
 
 
 @contextmanager
-def opened(switches: Sequence[object], again: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
-    """Within the context, these switches may be announced.
-
-    Args:
-        switches: what is exact now.
-        again: makes the context in which they are.
-    """
-    context = _Context(switches, again)
+def opened(context: Context) -> Iterator[None]:
+    """Within the context, copies of its switches are made known to it, and checkpoints are told of it."""
     _open.append(context)
     try:
         yield
     finally:
         _open.remove(context)
+
+
+def contexts_of(switch: int) -> list[Context]:
+    """Those that are open for a switch, given its ``id``, from the outermost inwards."""
+    return [context for context in _open if switch in context.numbers]
 
 
 def number_of(switch: object) -> Tensor:
@@ -70,11 +107,11 @@ def announce(switch: int) -> None:
     Raises:
         RuntimeError: if a function is repeated whose forward pass was in the other mode.
     """
-    contexts = [context for context in _open if switch in context.numbers]
+    contexts = contexts_of(switch)
     for checkpoint, function, repeats in _checkpoints() if contexts else ():
         if any(context.checkpoint is checkpoint for context in contexts):
             return  # entered by the function itself, whenever it runs
-        known: list[_Context] = getattr(checkpoint, "exact_contexts", [])
+        known: list[Context] = getattr(checkpoint, "exact_contexts", [])
         if repeats:
             if any(switch in context.numbers for context in known):
                 return
@@ -104,7 +141,7 @@ def announce_compiled(number: Tensor) -> None:
 def _(number: Tensor) -> None: ...
 
 
-def _within(context: _Context, function: Callable[..., Any]) -> Callable[..., Any]:
+def _within(context: Context, function: Callable[..., Any]) -> Callable[..., Any]:
     def in_context(*args: Any) -> Any:
         with context.again():
             return function(*args)
