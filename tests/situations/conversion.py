@@ -149,6 +149,19 @@ def bypassed(case: Case) -> None:
     set_learning_rule(_Kernel(), case.learning_rule, inputs=torch.randn(2, 4))
 
 
+@refused(
+    "a layer has attributes by names that layers with a learning rule need",
+    crossed(),
+    message="it has an attribute 'exact' of its own, a name that layers with a learning rule need",
+    remedy="rename it, exclude the layer, or leave it exact",
+)
+def names_clash(case: Case) -> None:
+    model = case.plain()
+    for layer in model.modules():
+        layer.exact = True  # type: ignore[assignment]
+    set_learning_rule(model, case.learning_rule)
+
+
 @right(
     "tied layers share one B, whatever you do with the model (copy, move, cast)",
     [Case("Linear", rule) for rule in RULES],

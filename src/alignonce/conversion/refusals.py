@@ -88,10 +88,13 @@ def refusal(module: nn.Module, norms: str) -> str | None:
         return "its forward is replaced on the module itself (by a hook of accelerate, a fused kernel, ...)"
     if not weights_in(module):
         return "its weight is not one of its parameters"
-    for name in weights_in(module):
-        if hasattr(module, feedback_name(name)):
-            return f"it has an attribute {feedback_name(name)!r} of its own"
+    for name in (*map(feedback_name, weights_in(module)), *_ATTRIBUTES):
+        if hasattr(module, name):
+            return f"it has an attribute {name!r} of its own, a name that layers with a learning rule need"
     return None
+
+
+_ATTRIBUTES = ("learning_rule", "exact", "spans", "mode_number")
 
 
 def _refusal_of_tensor(weight: Tensor) -> str | None:
