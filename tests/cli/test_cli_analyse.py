@@ -1,9 +1,9 @@
 import pytest
 import torch
-from small_runs import made_data, save_small_run
 
 from alignonce import cli
 from alignonce.cli import analyse as analyse_command
+from helpers.small_runs import made_data, save_small_run
 
 
 @pytest.fixture

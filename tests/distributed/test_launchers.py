@@ -18,7 +18,7 @@ from alignonce.cli.main import main
 from alignonce.experiments.config.run import RunConfig
 from alignonce.experiments.runs.folder import RunFolder
 from alignonce.experiments.training.engine import as_launched
-from experiments.small_runs import without_time
+from helpers.small_runs import without_time
 
 pytestmark = pytest.mark.distributed
 

@@ -3,7 +3,6 @@ import io
 
 import pytest
 from rich.console import Console
-from small_runs import made_data, made_images, small_config, without_time
 
 from alignonce.experiments.compare import compare, comparison_table
 from alignonce.experiments.config.run import CompareConfig
@@ -12,6 +11,7 @@ from alignonce.experiments.runs.folder import RunFolder
 from alignonce.experiments.runs.train_into import train_and_save
 from alignonce.experiments.tasks import ImageClassification
 from alignonce.experiments.training.loop import train
+from helpers.small_runs import made_data, made_images, small_config, without_time
 
 
 def small_comparison(**changes) -> CompareConfig:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_runs import made_data, made_images, save_small_run, small_config
 from torch.nn import functional as F
 
 from alignonce.diagnostics import compare_gradients, leading_eigenvalues, random_plane, surface
@@ -24,6 +23,7 @@ from alignonce.experiments.runs.folder import RunFolder
 from alignonce.experiments.setting import Setting
 from alignonce.experiments.training.loop import as_pixels, train
 from alignonce.robustness import adversarial_evaluation, corruption_accuracy
+from helpers.small_runs import made_data, made_images, save_small_run, small_config
 
 SMALL = {
     "images": 24, "products": 6, "eigenvalues": 2, "density_runs": 1, "points": 3, "severities": (1, 5),

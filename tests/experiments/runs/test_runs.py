@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import made_data, made_images, save_small_run, small_config
 
 from alignonce.experiments.files import ensure_writable, write_atomically
 from alignonce.experiments.runs import folder as runs
@@ -14,6 +13,7 @@ from alignonce.experiments.runs.folder import RunFolder
 from alignonce.experiments.runs.scores import ACCURACY, score_of
 from alignonce.experiments.training.loop import TrainingResult, evaluate, train
 from alignonce.experiments.training.metrics import Measurement, Metrics, angle_deg
+from helpers.small_runs import made_data, made_images, save_small_run, small_config
 
 
 def test_run_comes_back_from_disk_as_it_was(tmp_path):

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from made_studies import TRAIN, made_part, made_study
 
 from alignonce.experiments.data.source import DataSource
 from alignonce.experiments.files import locked
@@ -19,6 +18,7 @@ from alignonce.experiments.studies.execution import run_study
 from alignonce.experiments.studies.folder import StudyFolder
 from alignonce.experiments.studies.jobs import Train
 from alignonce.experiments.studies.pool import run_in_processes
+from helpers.small_studies import TRAIN, made_part, made_study
 
 SOURCE = DataSource(hub=False)
 

@@ -1,10 +1,10 @@
 import json
 
 import pytest
-from made_studies import TRAIN, made_part, made_study
 from pydantic import ValidationError
 
 from alignonce.experiments.studies.study import load_study, shipped_studies, study_schema
+from helpers.small_studies import TRAIN, made_part, made_study
 
 VARIED = {name: value for name, value in TRAIN.items() if name != "depth"}
 

@@ -1,11 +1,11 @@
 import pytest
 import torch
-from small_runs import made_data, made_images, small_config
 
 from alignonce.experiments.config.run import RunConfig
 from alignonce.experiments.tasks import ImageClassification
 from alignonce.experiments.tasks.images import as_pixels
 from alignonce.experiments.training.loop import train
+from helpers.small_runs import made_data, made_images, small_config
 
 
 def test_loss_and_score_are_those_of_the_numbered_examples():

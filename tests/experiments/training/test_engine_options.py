@@ -1,9 +1,9 @@
 import pytest
 import torch
-from small_runs import made_data, small_config, without_time
 
 from alignonce.experiments.training.engine import Engine
 from alignonce.experiments.training.loop import train
+from helpers.small_runs import made_data, small_config, without_time
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 3, 7])

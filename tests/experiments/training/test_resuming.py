@@ -11,7 +11,6 @@ import sys
 
 import pytest
 import torch
-from small_runs import made_data, small_config, without_time
 from torch.nn import functional as F
 
 from alignonce.experiments.runs.finding import find_run, free_folder
@@ -21,6 +20,7 @@ from alignonce.experiments.tasks import ImageClassification
 from alignonce.experiments.training.loop import train
 from alignonce.experiments.training.resuming import ResumePoint, ResumePoints, SaveEvery
 from alignonce.experiments.training.tracking import build_tracker
+from helpers.small_runs import made_data, small_config, without_time
 
 pytestmark = pytest.mark.faults
 

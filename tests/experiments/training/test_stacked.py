@@ -1,10 +1,10 @@
 import pytest
 import torch
-from small_runs import made_data, small_config
 from torch.nn import functional as F
 
 from alignonce import alignment
 from alignonce.experiments.training.stacked import StackedNetworks
+from helpers.small_runs import made_data, small_config
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ import signal
 
 import pytest
 import torch
-from small_runs import made_data, small_config, without_time
 
 from alignonce.experiments.runs.folder import RunFolder
 from alignonce.experiments.training.loop import train
 from alignonce.experiments.training.metrics import Metrics
 from alignonce.experiments.training.together import groups_of, train_together
+from helpers.small_runs import made_data, small_config, without_time
 
 FIXED_FEEDBACK = ("fa", "soft:0.5", "soft:1")
 

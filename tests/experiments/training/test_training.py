@@ -3,7 +3,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from small_runs import made_data, small_config, without_time
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from alignonce import RandomFeedback, set_learning_rule
@@ -13,6 +12,7 @@ from alignonce.experiments.config.seeds import derived_seed
 from alignonce.experiments.tasks import images
 from alignonce.experiments.training import loop as training
 from alignonce.experiments.training.loop import evaluate, train
+from helpers.small_runs import made_data, small_config, without_time
 
 
 def test_run_twice_measures_bitwise_the_same():
