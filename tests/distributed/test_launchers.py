@@ -1,4 +1,4 @@
-"""`torchrun` and Slurm's `srun` start the processes of a run; one that is killed, or told to stop, goes on.
+"""`torchrun` and Slurm's `srun` start the processes of a run; one that is killed, or stopped, goes on.
 
 There is no Slurm here: two processes are started by hand with the variables that `srun` sets.
 """

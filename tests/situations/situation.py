@@ -81,7 +81,7 @@ class Situation:
     outcome: Literal["right", "refused"]
     cases: Sequence[Case]
     remedy: str = ""
-    """For the table: how it comes to be right, or what the message tells to do instead."""
+    """For the table: how it comes to be right, or what the message says to do instead."""
     message: str = ""
     """A regular expression that the error's message must match."""
     error: type[Exception] | tuple[type[Exception], ...] = ()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from alignonce.cli.common import FROM_ANYWHERE, INTERRUPTED, OK, Source
-from alignonce.cli.study import tell
+from alignonce.cli.study import print_end
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -82,7 +82,7 @@ def reproduce(
         print_estimate(folder.snapshot(loaded), source.source(), console, workers)
         return OK
     result = run_study(loaded, folder, source.source(), console, workers=workers)
-    code = tell(result, console)
+    code = print_end(result, console)
     if code != INTERRUPTED:
         _write(result.snapshot, console)
     return code

@@ -81,7 +81,7 @@ def run(
     result = run_study(
         loaded, folder, source.source(), console, workers=workers, executor=spread, together=together
     )
-    return tell(result, console)
+    return print_end(result, console)
 
 
 def status(out: tyro.conf.Positional[Path]) -> int:
@@ -126,7 +126,7 @@ def schema() -> int:
     return OK
 
 
-def tell(result: StudyResult, console: Console) -> int:
+def print_end(result: StudyResult, console: Console) -> int:
     """Print how a study ended.
 
     Args:

@@ -113,7 +113,7 @@ def rescaled(tensor: Tensor, approximation: Tensor, matrix: Tensor) -> Tensor:
 
 
 def needs_plain_operations() -> bool:
-    """Whether vmap or another transform of torch.func is at work, for which integer kernels have no rules."""
+    """Return whether vmap or another transform of torch.func is at work: integer kernels have no rules for it."""
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 

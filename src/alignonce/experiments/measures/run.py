@@ -61,7 +61,7 @@ class Failure:
 class Analysis:
     """An analysis on disk.
 
-    `skipped` counts the parts (a group of a run) that were measured before; `interrupted` tells of Ctrl-C.
+    `skipped` counts the parts (a group of a run) that were measured before; `interrupted`: by Ctrl-C.
     """
 
     table: Facts

@@ -127,7 +127,7 @@ class Subject:
 
 
 def make_subjects(runs: Sequence[RunRecord], examples: ExampleSets) -> list[Subject]:
-    """Name the runs and tell each its reference.
+    """Name the runs and give each its reference.
 
     Args:
         runs: as `find_runs` gives them.

@@ -89,7 +89,7 @@ class ResumePoints:
             )
 
     def exist(self) -> bool:
-        """Tell whether there are any.
+        """Return whether there are any.
 
         Returns:
             True also if they are damaged.
@@ -124,7 +124,7 @@ class ResumePoints:
         return None
 
     def due(self, step: int) -> bool:
-        """Tell whether it is time to write a point.
+        """Return whether it is time to write a point.
 
         Args:
             step: updates made.
@@ -175,7 +175,7 @@ class ResumePoints:
 
 
 def read_identity(run: Path) -> dict[str, Any] | None:
-    """Tell which unfinished run a folder holds points of.
+    """Return which unfinished run a folder holds points of.
 
     Args:
         run: the run's folder.
@@ -184,7 +184,7 @@ def read_identity(run: Path) -> dict[str, Any] | None:
         What `ResumePoints` was given; None if there are no points.
 
     Raises:
-        ValueError: they are of another version of this package, or that cannot be told.
+        ValueError: they are of another version of this package, or of an unknown one.
     """
     file = run / "resume" / "run.json"
     if not _points(file.parent):
