@@ -113,7 +113,7 @@ def rescaled(tensor: Tensor, approximation: Tensor, matrix: Tensor) -> Tensor:
 
 
 def needs_plain_operations() -> bool:
-    """Return whether vmap or another transform of torch.func is at work: integer kernels have no rules for it."""
+    """Return whether a transform of torch.func (vmap) is at work, for which integer kernels have no rules."""
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
