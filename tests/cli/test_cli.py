@@ -45,6 +45,7 @@ def test_help_teaches_with_examples(command, capsys):
         assert "soft:COSINE" in text
 
 
+@pytest.mark.slow
 def test_help_does_not_load_matplotlib():
     script = (
         "import sys\nfrom alignonce.cli.main import main\n"

@@ -50,6 +50,7 @@ def test_failed_measures_exit_with_1_and_are_named(run_folder, tmp_path, capsys)
     assert "Failed: fa, flow: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_ctrl_c_exits_with_130_and_keeps_what_was_measured(run_folder, tmp_path, capsys):
     out = tmp_path / "out"
 

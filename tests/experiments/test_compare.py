@@ -108,9 +108,10 @@ def test_interrupt_saves_the_run_stops_and_goes_on_next_time(tmp_path):
         if rules[-1] == "fa":
             raise KeyboardInterrupt
 
-    task = WatchedTask(
-        made_images(), on_model=lambda config, _: rules.append(config.rule), on_batch=press_ctrl_c
-    )
+    def note(config, model):
+        rules.append(config.rule)
+
+    task = WatchedTask(made_images(), on_model=note, on_batch=press_ctrl_c)
     result = compare(small_comparison(), task, tmp_path)
     assert result.interrupted
     assert [run.summary.status for run in result.runs] == ["done", "interrupted"]

@@ -108,7 +108,7 @@ def test_eigenvalues_and_plane_are_those_of_the_diagnostics(analysed, on_trainin
     assert table.pick(measure="plane_loss").values == pytest.approx(plane.loss.flatten().tolist(), rel=1e-5)
 
 
-def test_accuracies_under_corruption_and_attack_are_those_of_the_robustness_room(analysed, on_test, runs):
+def test_accuracies_under_corruption_and_attack_are_those_of_the_robustness_package(analysed, on_test, runs):
     table = analysed[1].table.pick(run="fa", measure="accuracy")
     report = corruption_accuracy(*on_test, severities=(1, 5))
     rows = [row for row in table.pick(group="corruptions") if row.item != "none"]
@@ -277,6 +277,7 @@ def test_interruption_keeps_what_was_measured(runs, tmp_path):
     assert (tmp_path / "flow.png").exists()
 
 
+@pytest.mark.slow
 def test_seeds_are_averaged_and_compared_with_backpropagation_of_their_own(runs, tmp_path):
     for rule in ("bp", "fa"):
         save_small_run(tmp_path / "more" / rule, rule=rule, epochs=1, seed=1)
@@ -291,6 +292,7 @@ def test_seeds_are_averaged_and_compared_with_backpropagation_of_their_own(runs,
     assert len(result.table.distinct("run")) == 5
 
 
+@pytest.mark.slow
 def test_colour_images_and_batch_norm_are_measured(tmp_path):
     data = made_data(shape=(3, 12, 10))
     config = small_config(model="resnet", depth=1, width=2, epochs=1, rule="soft:0.5")

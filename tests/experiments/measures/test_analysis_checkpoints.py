@@ -83,6 +83,7 @@ def test_run_without_checkpoints_is_told_the_remedy(tmp_path):
         analyse([tmp_path / "run"], PLAN, tmp_path / "out", lambda run: made_data())
 
 
+@pytest.mark.slow
 def test_random_state_is_untouched(runs, tmp_path):
     torch.manual_seed(4)
     before = torch.get_rng_state()

@@ -41,7 +41,7 @@ def test_seeds_of_a_part_win():
         ({"train": {"dept": 3}}, "unknown settings dept; known are .*depth"),
         ({"vary": {"depth": (1, 2)}}, "depth cannot be both in train and in vary"),
         ({"vary": {"epochs": ()}, "train": {}}, "epochs must have at least one value"),
-        ({"vary": {"data": ("a/b",)}, "train": {}}, "must not hold blanks"),
+        ({"vary": {"data": ("a/b",)}, "train": {}}, "must not contain blanks"),
         ({"train": {"epochs": 0}}, "greater than or equal to 1"),
         ({"name": "Has Blanks"}, "should match pattern"),
         ({"rules": ()}, "at least 1 item"),

@@ -57,5 +57,5 @@ def test_mixed_precision_learns_nearly_the_same_and_keeps_float32_weights():
 
 
 def test_compiled_and_sharded_do_not_go_together():
-    with pytest.raises(ValueError, match="compile does not go with strategy fsdp"):
+    with pytest.raises(ValueError, match="compile is not available with strategy fsdp"):
         Engine(small_config(compile=True, strategy="fsdp", devices=2))

@@ -87,6 +87,7 @@ def test_settings_of_the_loop_hold_for_each_run_as_for_one_alone(settings):
         assert together.metrics.series("step_loss")[1] != pytest.approx(plain, rel=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -190,6 +191,7 @@ def stop_at(step):
     return lambda progress: os.kill(os.getpid(), signal.SIGTERM) if progress.step == step else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [{"augment": "shift"}, {"optimizer": "sgd", "model": "resnet", "depth": 1, "width": 4}],

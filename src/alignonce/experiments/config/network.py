@@ -139,7 +139,7 @@ class NetworkConfig(BaseModel):
         for option, (models, unused) in _OPTIONS.items():
             if self.model not in models and getattr(self, option) != unused:
                 only = " and ".join(models)
-                raise ValueError(f"{option} is an option of the {only} only; leave it out with {self.model}")
+                raise ValueError(f"{option} is for {only} only; leave it out with {self.model}")
         depths = _DEFAULTS[self.model].depths
         if depths and self.depth not in depths:
             raise ValueError(

@@ -182,7 +182,9 @@ class CompareConfig(TrainingConfig):
                 f"seeds must be 0 or more, and below 2**63, got {min(self.seeds)} to {max(self.seeds)}"
             )
         if self.devices * self.num_nodes > 1:
-            raise ValueError("a comparison does its runs in one process; train runs that need several alone")
+            raise ValueError(
+                "devices and num_nodes must be 1 in a comparison; use alignonce train for a run on several"
+            )
         _check_feedback_scale(self.feedback_scale, self.rules)
         _check_where(self.where, self.rules)
         return self

@@ -108,7 +108,7 @@ def analyse(
     runs = find_runs(paths)
     if (other := next((run for run in runs if run.config.task != "images"), None)) is not None:
         raise ValueError(
-            f"{other.folder} is a run of task {other.config.task}; analyses are of networks for images"
+            f"{other.folder} is a run of task {other.config.task}; only runs of task images can be analysed"
         )
     check_libraries(groups)
     if (owner := next((run for run in runs if run.folder.resolve() == out.resolve()), None)) is not None:

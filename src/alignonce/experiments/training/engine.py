@@ -67,7 +67,7 @@ def as_launched(config: _Config) -> _Config:
     asked = config.devices, config.num_nodes
     if launcher and asked not in ((1, 1), (devices, nodes)):
         raise ValueError(
-            f"devices: {launcher} has started {devices} processes on each of {nodes} machines, and devices "
+            f"devices: {launcher} has started {devices} processes on each of {nodes} nodes, but devices "
             f"{asked[0]}, num-nodes {asked[1]} were asked for; leave both out"
         )
     return config.model_copy(update={"devices": devices, "num_nodes": nodes}) if launcher else config
@@ -103,7 +103,7 @@ class Engine:
     def __init__(self, config: TrainingConfig) -> None:
         if config.compile and config.strategy == "fsdp":
             raise ValueError(
-                "compile does not go with strategy fsdp, whose feedback weights are spread: leave one out"
+                "compile is not available with strategy fsdp, which shards feedback weights: leave one out"
             )
         self.config = config
         self.fabric = Fabric(

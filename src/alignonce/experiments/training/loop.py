@@ -113,7 +113,7 @@ def train(
     """
     engine = engine or Engine(config)
     if tracker and engine.is_sharded:
-        raise ValueError("track: measures during training do not go with strategy fsdp")
+        raise ValueError("track: measurements during training are not available with strategy fsdp")
     (result,) = train_runs(
         OneNetwork(config, task, engine), [config], task.train_size, engine, on_progress,
         on_checkpoint=lambda run, step, network: on_checkpoint(step, network),

@@ -123,7 +123,7 @@ def train_together(
     shared = configs[0]
     engine = Engine(shared)
     if task.images is None:
-        raise ValueError(f"runs that train together learn images, got task {shared.task}")
+        raise ValueError(f"stacked training supports task images, not {shared.task}")
     return train_runs(
         Stack(configs, task, engine, calls_before_tracing), configs, task.train_size, engine, on_progress,
         on_checkpoint=on_checkpoint,
@@ -244,7 +244,7 @@ def _obstacle(config: RunConfig) -> str:
         for name, setting in TrainingConfig.model_fields.items()
         if name not in _KNOWN_SETTINGS and getattr(config, name) != setting.default
     ]
-    return f"{', '.join(unknown)} is for runs by themselves" if unknown else ""
+    return f"stacked training does not support {', '.join(unknown)}" if unknown else ""
 
 
 def _shape(config: RunConfig) -> str:
@@ -260,6 +260,10 @@ def _check_group(configs: Sequence[RunConfig]) -> None:
         raise ValueError("configs must hold at least one run")
     for config in configs:
         if obstacle := _obstacle(config):
-            raise ValueError(f"run {config.rule}, seed {config.seed}, cannot train with others: {obstacle}")
+            raise ValueError(
+                f"run {config.rule}, seed {config.seed}, cannot be trained in a stack: {obstacle}"
+            )
     if len({_shape(config) for config in configs}) > 1:
-        raise ValueError("configs must differ in seed and rule only, bp and dfa by themselves: see groups_of")
+        raise ValueError(
+            "configs must differ only in seed and rule, bp and dfa apart from the others: see groups_of"
+        )
