@@ -160,7 +160,7 @@ def test_slurm_tells_devices_and_machines(monkeypatch):
     config = as_launched(RunConfig())
     assert (config.devices, config.num_nodes) == (4, 2)
     assert as_launched(config) == config
-    with pytest.raises(ValueError, match="srun has started 4 processes on each of 2 machines, and devices 3"):
+    with pytest.raises(ValueError, match="srun has started 4 processes on each of 2 nodes, but devices 3"):
         as_launched(RunConfig(devices=3))
     monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
     with pytest.raises(ValueError, match="--ntasks-per-node in place of --ntasks"):

@@ -322,9 +322,9 @@ def test_runs_that_are_no_group_are_refused():
     data = made_data()
     with pytest.raises(ValueError, match="at least one run"):
         train_together([], data)
-    with pytest.raises(ValueError, match="differ in seed and rule only"):
+    with pytest.raises(ValueError, match="differ only in seed and rule"):
         train_together(runs_of(["bp", "fa"]), data)
-    with pytest.raises(ValueError, match="differ in seed and rule only"):
+    with pytest.raises(ValueError, match="differ only in seed and rule"):
         train_together([small_config(rule="fa"), small_config(rule="fa", width=8)], data)
-    with pytest.raises(ValueError, match=r"run kp:.*, seed 0, cannot train with others"):
+    with pytest.raises(ValueError, match=r"run kp:.*, seed 0, cannot be trained in a stack"):
         train_together(runs_of(["fa", "kp"]), data)
