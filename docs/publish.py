@@ -50,7 +50,7 @@ def publish(study: Path, readme: Path = DOCS.parent / "README.md", docs: Path = 
         shutil.copyfile(figures / name, images / name)
     write_atomically(docs / "results.md", text)
 
-    # The README has room for the paper's own rules; the rest is in docs/results.md.
+    # The README shows the paper's own rules; the rest is in docs/results.md.
     main = [f for f in content.findings if not f.cell and f.rule.split(":")[0] in ("fa", "soft")]
     shown = [plot for plot in content.plots() if plot.name in ("accuracy", "depth")]
     pictures = [f"![{escaped(plot.title)}](docs/images/results/{plot.name}.png)" for plot in shown]

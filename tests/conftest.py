@@ -24,15 +24,24 @@ torch.set_num_threads(1)
 
 
 _SLOW_FOLDERS = {"browser", "distributed", "fuzz", "situations"}
-_SLOW_FILES = {"test_matrix.py", "test_packaging.py", "test_benchmarks.py", "test_examples.py"}
+_SLOW_FILES = {
+    "test_matrix.py", "test_packaging.py", "test_benchmarks.py", "test_examples.py", "test_gathering.py",
+}  # fmt: skip
+# All measures of all runs, with all figures.
+_SLOW_FIXTURES = {"analysed"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what the inner loop leaves out: pytest -m "not slow"."""
     for item in items:
         place = item.path.relative_to(Path(__file__).parent)
-        marked = any(item.get_closest_marker(name) for name in ("browser", "distributed", "faults"))
-        if marked or place.parts[0] in _SLOW_FOLDERS or place.name in _SLOW_FILES or "compil" in item.name:
+        if (
+            any(item.get_closest_marker(name) for name in ("browser", "distributed", "faults"))
+            or place.parts[0] in _SLOW_FOLDERS
+            or place.name in _SLOW_FILES
+            or _SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ()))
+            or any(word in item.name for word in ("compil", "inductor"))
+        ):
             item.add_marker(pytest.mark.slow)
 
 

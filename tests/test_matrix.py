@@ -2,7 +2,7 @@
 
 import pytest
 
-from matrix import CONTEXTS, FORMAT_KINDS, FORMATS, KINDS, RULES, reason_to_skip, run_cell
+from helpers.matrix import CONTEXTS, FORMAT_KINDS, FORMATS, KINDS, RULES, reason_to_skip, run_cell
 
 
 @pytest.mark.parametrize("context", CONTEXTS)

@@ -241,7 +241,7 @@ def _optimizers_in(optimizer: Any) -> Iterator[Optimizer]:
 
 
 def _reports(optimizer: Any) -> bool:
-    """Whether an optimiser runs hooks around its step, as those made by torch's constructor do."""
+    """Return whether an optimiser runs hooks around its step, as those made by torch's constructor do."""
     return (
         isinstance(optimizer, Optimizer)
         and getattr(type(optimizer).step, "hooked", False)

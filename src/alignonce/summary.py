@@ -35,7 +35,7 @@ class FeedbackRow:
     extra_bytes: int
     """Bytes that the feedback weight adds; 0 if it is shared with an earlier row."""
     stored_as: FeedbackFormat = _DENSE
-    """The format itself, of which ``format`` tells in words."""
+    """The format itself, which ``format`` has in words."""
 
     @classmethod
     def of(

@@ -9,7 +9,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from alignonce.experiments.figures.style import rule_label
 from alignonce.experiments.report import report_page
-from made_study import NASTY, RULES, made_content
+from helpers.made_report import NASTY, RULES, made_content
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [

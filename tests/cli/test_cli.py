@@ -45,6 +45,7 @@ def test_help_teaches_with_examples(command, capsys):
         assert "soft:COSINE" in text
 
 
+@pytest.mark.slow
 def test_help_does_not_load_matplotlib():
     script = (
         "import sys\nfrom alignonce.cli.main import main\n"
@@ -139,28 +140,26 @@ def test_unknown_commands_and_options_exit_with_2(args, capsys):
 
 
 @pytest.mark.parametrize("command", ["train", "compare"])
-def test_unwritable_folder_is_found_before_the_data_are_read(command, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(f"alignonce.cli.{command}.load_data_of", lambda *_: pytest.fail("read data in vain"))
+def test_unwritable_folder_is_found_before_the_data_are_read(command, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert run(command, *SMALL, "--out", str(tmp_path / "file" / "out")) == 2
+    data = ["--data", str(tmp_path / "no-such-file.npz")]
+    assert run(command, *data, "--out", str(tmp_path / "file" / "out")) == 2
     assert "out: cannot write into" in capsys.readouterr().err
+    assert run(command, *data, "--out", str(tmp_path / "out")) == 2
+    assert "no-such-file.npz" in capsys.readouterr().err
 
 
-def test_ctrl_c_exits_with_130(monkeypatch, tmp_path, capsys):
-    def interrupt(*_):
+def test_ctrl_c_exits_with_130(capsys):
+    def wait() -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("alignonce.cli.compare.load_data_of", interrupt)
-    assert run("compare", *SMALL, "--out", str(tmp_path)) == 130
-    assert "interrupted" in capsys.readouterr().err
+    assert cli.main(["wait"], commands=[wait]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
-def test_unavailable_data_is_a_users_error(monkeypatch, capsys):
-    from alignonce.experiments import data
-
-    def unavailable(*_, **__):
-        raise data.DataUnavailable("tried everything")
-
-    monkeypatch.setattr("alignonce.experiments.tasks.images.load_data", unavailable)
-    assert run("audit") == 2
-    assert capsys.readouterr().err == "alignonce: error: data: tried everything\n"
+def test_unavailable_data_is_a_users_error(tmp_path, capsys):
+    assert run("audit", "--data", "svhn", "--no-hub", "--cache", str(tmp_path)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("alignonce: error: data: ")
+    assert "svhn" in error
+    assert error.count("\n") == 1

@@ -1,16 +1,26 @@
+import os
+import shutil
+import signal
+import threading
+import time
+
 import pytest
 import torch
-from small_runs import made_data, save_small_run
 
 from alignonce import cli
-from alignonce.cli import analyse as analyse_command
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "runs"
+    small = ["--data", "digits", "--limit", "200", "--depth", "2", "--width", "16", "--epochs", "1"]
+    assert cli.main(["train", *small, "--rule", "fa", "--device", "cpu", "--out", str(folder / "fa")]) == 0
+    return folder
 
 
 @pytest.fixture
-def run_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(analyse_command, "load_data_of", lambda *_: made_data())
-    save_small_run(tmp_path / "runs" / "fa", rule="fa", epochs=1)
-    return tmp_path / "runs"
+def run_folder(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "runs")
 
 
 def run(*args) -> int:
@@ -40,13 +50,24 @@ def test_failed_measures_exit_with_1_and_are_named(run_folder, tmp_path, capsys)
     assert "Failed: fa, flow: " in capsys.readouterr().err
 
 
-def test_interruption_exits_with_130(run_folder, tmp_path, monkeypatch, capsys):
-    def interrupt(*_):
-        raise KeyboardInterrupt
+@pytest.mark.slow
+def test_ctrl_c_exits_with_130_and_keeps_what_was_measured(run_folder, tmp_path, capsys):
+    out = tmp_path / "out"
 
-    monkeypatch.setattr("alignonce.experiments.measures.run._measure", interrupt)
-    assert run("analyse", run_folder, "--measures", "flow", "--out", tmp_path / "out") == 130
-    assert "goes on from here" in capsys.readouterr().out
+    def press_ctrl_c():
+        limit = time.monotonic() + 60
+        while not list(out.rglob("*alignment*")) and time.monotonic() < limit:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    pressing = threading.Thread(target=press_ctrl_c)
+    pressing.start()
+    # The second takes minutes.
+    long = ["--measures", "alignment", "adversarial", "--steps", "100000"]
+    code = run("analyse", run_folder, *long, "--out", out)
+    pressing.join()
+    assert code == 130
+    assert "The same command goes on from here" in capsys.readouterr().out
 
 
 def test_user_errors_are_one_line(run_folder, tmp_path, capsys):

@@ -1,10 +1,13 @@
 """format="auto": the choice from times that are given, and what is measured of a model."""
 
+import re
 from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from alignonce import (
     Backpropagation,
@@ -17,24 +20,32 @@ from alignonce import (
     feedback_weights,
     set_learning_rule,
 )
-from alignonce.conversion import auto_format
-from alignonce.conversion.auto_format import CANDIDATES, Probe
+from alignonce.conversion.auto_format import Choice, Probe, choose_formats
+from alignonce.layers import FeedbackLayer
 
 SAME = SoftAlignment(1.0)
 RANK = LowRank(1 / 8, dtype=torch.bfloat16)
 
 
-@pytest.fixture
-def times(monkeypatch: pytest.MonkeyPatch) -> dict[FeedbackFormat, float]:
-    """Times that stand for those of a device; every other format takes as long as dense."""
-    times: dict[FeedbackFormat, float] = {}
+class Times(dict[FeedbackFormat, float]):
+    """Times that stand for those of a device; every format that is not given takes as long as dense."""
 
-    def seconds_of(probes: Mapping[FeedbackFormat, Probe]) -> dict[FeedbackFormat, float]:
-        return {format: times.get(format, 1.0) for format in probes}
+    def __init__(self, given: Mapping[FeedbackFormat, float] = MappingProxyType({})) -> None:
+        super().__init__(given)
+        self.asked = 0
 
-    monkeypatch.setattr(auto_format, "seconds_of", seconds_of)
-    monkeypatch.setattr(auto_format, "_chosen", {})
-    return times
+    def __call__(self, probes: Mapping[FeedbackFormat, Probe]) -> dict[FeedbackFormat, float]:
+        self.asked += 1
+        return {format: self.get(format, 1.0) for format in probes}
+
+
+def choices(
+    net: nn.Module, x: Tensor, times: Times, known: dict[Any, Choice] | None = None
+) -> dict[str, Choice]:
+    """The choices for a network that has feedback weights."""
+    set_learning_rule(net, SAME)
+    layers = {name: module for name, module in net.named_modules() if isinstance(module, FeedbackLayer)}
+    return choose_formats(net, layers, (x,), {}, times, {} if known is None else known)
 
 
 def model() -> nn.Sequential:
@@ -58,23 +69,17 @@ X = torch.zeros(8, 64)
     ids=str,
 )
 def test_the_most_aligned_of_the_fastest_is_taken(
-    times: dict[FeedbackFormat, float], measured: dict[FeedbackFormat, float], expected: FeedbackFormat
+    measured: dict[FeedbackFormat, float], expected: FeedbackFormat
 ) -> None:
-    times.update(measured)
-    rows = set_learning_rule(model(), SAME, format="auto", inputs=X).rows
-    assert rows[1].stored_as == expected
-    chosen = min(
-        (f for f in CANDIDATES if f.for_shape((128, 128)) == expected), key=lambda f: times.get(f, 1.0)
-    )
-    assert f"(auto: {times.get(chosen, 1.0):.2f} of dense's time)" in rows[1].format
+    chosen, share = choices(model(), X, Times(measured))["2"]
+    assert chosen.for_shape((128, 128)) == expected
+    assert share == measured.get(chosen, 1.0)
 
 
-def test_the_choice_is_repeated_by_the_summarys_formats(times: dict[FeedbackFormat, float]) -> None:
-    times[Int8()] = 0.3
+def test_the_choice_is_said_and_repeated_by_the_summarys_formats() -> None:
     first, second = model(), model()
     summary = set_learning_rule(first, SAME, format="auto", inputs=X)
-    assert summary.formats == {"0": Int8(), "2": Int8(), "4": Int8()}
-    times.clear()
+    assert all(re.search(r"\(auto: \d\.\d\d of dense's time\)", row.format) for row in summary.rows)
     again = set_learning_rule(second, SAME, format=summary.formats)
     assert again.formats == summary.formats
     second.load_state_dict(first.state_dict())
@@ -82,31 +87,23 @@ def test_the_choice_is_repeated_by_the_summarys_formats(times: dict[FeedbackForm
         assert torch.equal(a, b)
 
 
-def test_equal_layers_are_measured_once(
-    times: dict[FeedbackFormat, float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
-    answer = auto_format.seconds_of
-    monkeypatch.setattr(auto_format, "seconds_of", lambda probes: asked.append(1) or answer(probes))
+def test_equal_layers_are_measured_once() -> None:
+    times, known = Times(), {}
     net = nn.Sequential(*[nn.Linear(64, 64) for _ in range(3)], nn.Linear(64, 4))
-    set_learning_rule(net, SAME, format="auto", inputs=X)
-    assert len(asked) == 2
-    set_learning_rule(net, SAME, format="auto", inputs=X)
-    assert len(asked) == 2
-    set_learning_rule(net, SAME, format="auto", inputs=torch.zeros(16, 64))  # another batch, other times
-    assert len(asked) == 4
+    choices(net, X, times, known)
+    assert times.asked == 2
+    choices(net, X, times, known)
+    assert times.asked == 2
+    choices(net, torch.zeros(16, 64), times, known)  # another batch, other times
+    assert times.asked == 4
 
 
-def test_attentions_output_projection_goes_with_it(times: dict[FeedbackFormat, float]) -> None:
-    times[Int8()] = 0.3
+def test_attentions_output_projection_goes_with_it() -> None:
     net = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
     net.self_attn.register_forward_hook(lambda *_: None)
-    x = torch.zeros(2, 3, 16)
-    rows = set_learning_rule(net, SAME, format="auto", inputs=x).rows
-    assert {row.name for row in rows} == {
-        "self_attn.in_proj_weight", "self_attn.out_proj", "linear1", "linear2",
-    }  # fmt: skip
-    assert all(row.stored_as == Int8() for row in rows)
+    chosen = choices(net, torch.zeros(2, 3, 16), Times({Int8(): 0.3}))
+    assert set(chosen) == {"self_attn", "self_attn.out_proj", "linear1", "linear2"}
+    assert {choice.format for choice in chosen.values()} == {Int8()}
 
 
 def test_measuring_leaves_the_model_as_it_was() -> None:

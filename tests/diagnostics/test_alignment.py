@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from known_models import mlp, twin
 from torch import nn
 
 from alignonce import RandomFeedback, SoftAlignment, feedback_weights, set_learning_rule
 from alignonce.diagnostics import alignment, weight_alignment
+from helpers.known_models import mlp, twin
 
 
 @pytest.mark.parametrize("cosine", [-1.0, 0.0, 0.5, 1.0])

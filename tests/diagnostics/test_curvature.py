@@ -5,7 +5,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from known_models import (
+from torch import nn
+
+from alignonce import RandomFeedback
+from alignonce.diagnostics import curvature_trace, leading_eigenvalues, spectral_density
+from helpers.known_models import (
     Quadratic,
     QuadraticLoss,
     cnn,
@@ -18,10 +22,6 @@ from known_models import (
     symmetric,
     twin,
 )
-from torch import nn
-
-from alignonce import RandomFeedback
-from alignonce.diagnostics import curvature_trace, leading_eigenvalues, spectral_density
 
 SPECTRUM = [9.0, 5.0, 2.0, 0.5, -1.0, -4.0]
 MATRICES = pytest.mark.parametrize("matrix", ["hessian", "ggn"])

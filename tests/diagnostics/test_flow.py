@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from known_models import cnn, cross_entropy, half_squared_error, labelled, randn, seeded, twin
 from torch import nn
 
 from alignonce import RandomFeedback, exact_gradients, feedback_weights
 from alignonce.diagnostics import gradient_flow, log_variance, log_variance_over_steps
+from helpers.known_models import cnn, cross_entropy, half_squared_error, labelled, randn, seeded, twin
 
 
 def test_norms_of_a_linear_network_from_output_to_input() -> None:

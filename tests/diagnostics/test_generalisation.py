@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from known_models import cross_entropy, half_squared_error, labelled, mlp, randn, seeded
 from torch import nn
 
 from alignonce.diagnostics import auroc, expected_calibration_error, generalisation
+from helpers.known_models import cross_entropy, half_squared_error, labelled, mlp, randn, seeded
 
 
 def test_calibration_error_of_hand_made_predictions() -> None:

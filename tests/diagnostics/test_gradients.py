@@ -6,12 +6,12 @@ from dataclasses import astuple
 import numpy as np
 import pytest
 import torch
-from known_models import cnn, cross_entropy, half_squared_error, labelled, mlp, randn, seeded, twin
 from torch import Tensor, nn
 
 from alignonce import RandomFeedback, SoftAlignment, feedback_weights, set_learning_rule
 from alignonce.diagnostics import agreement, compare_gradients
 from alignonce.direct import DirectFeedback
+from helpers.known_models import cnn, cross_entropy, half_squared_error, labelled, mlp, randn, seeded, twin
 
 
 def test_a_linear_network_in_closed_form() -> None:

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from known_models import cross_entropy, half_squared_error, labelled, mlp, randn, seeded, twin
 from torch import Tensor, nn
 
-import references
 from alignonce import RandomFeedback
 from alignonce.diagnostics import layer_singular_values
+from helpers import references
+from helpers.known_models import cross_entropy, half_squared_error, labelled, mlp, randn, seeded, twin
 
 
 def test_a_linear_layers_are_those_of_its_matrices() -> None:

@@ -5,11 +5,21 @@ import copy
 import numpy as np
 import pytest
 import torch
-from known_models import Quadratic, QuadraticLoss, cnn, cross_entropy, labelled, mlp, randn, symmetric, twin
 from torch import nn
 
 from alignonce import RandomFeedback
 from alignonce.diagnostics import Plane, interpolate, random_plane, surface
+from helpers.known_models import (
+    Quadratic,
+    QuadraticLoss,
+    cnn,
+    cross_entropy,
+    labelled,
+    mlp,
+    randn,
+    symmetric,
+    twin,
+)
 
 A = symmetric([7.0, 3.0, 1.0, 0.5])
 BATCHES = [(randn(2, 1), None)]

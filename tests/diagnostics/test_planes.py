@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from known_models import Quadratic, cnn, mlp, randn
 
 from alignonce.diagnostics import random_plane, trajectory_plane
+from helpers.known_models import Quadratic, cnn, mlp, randn
 
 
 def test_random_directions_have_the_norm_of_each_filter_and_leave_biases_and_norms() -> None:

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from known_models import cross_entropy, generator, labelled, mlp, randn, seeded, twin
 from torch import nn
 
 from alignonce import RandomFeedback, SoftAlignment
 from alignonce.diagnostics import effective_rank, effective_ranks, principal_angles, subspace_alignment
+from helpers.known_models import cross_entropy, generator, labelled, mlp, randn, seeded, twin
 
 
 def test_effective_rank_of_known_matrices() -> None:

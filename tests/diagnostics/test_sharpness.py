@@ -5,7 +5,11 @@ import copy
 import numpy as np
 import pytest
 import torch
-from known_models import (
+from torch import nn
+
+from alignonce import RandomFeedback
+from alignonce.diagnostics import sharpness
+from helpers.known_models import (
     Quadratic,
     QuadraticLoss,
     cnn,
@@ -16,10 +20,6 @@ from known_models import (
     symmetric,
     twin,
 )
-from torch import nn
-
-from alignonce import RandomFeedback
-from alignonce.diagnostics import sharpness
 
 SPECTRUM = [7.0, 3.0, 1.0, 0.5]
 A = symmetric(SPECTRUM)

@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from known_models import cnn, cross_entropy, half_squared_error, labelled, mlp, randn, seeded, twin
 from torch import Tensor, nn
 
-import references
 from alignonce import RandomFeedback, SoftAlignment, exact_gradients, feedback_weights, set_learning_rule
 from alignonce.diagnostics import functional_alignment, weight_alignment
+from helpers import references
+from helpers.known_models import cnn, cross_entropy, half_squared_error, labelled, mlp, randn, seeded, twin
 
 
 def angle(a: np.ndarray, b: np.ndarray) -> float:

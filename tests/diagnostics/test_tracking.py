@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from known_models import cross_entropy, labelled, mlp, twin
 
 from alignonce import SoftAlignment
 from alignonce.diagnostics import (
@@ -13,6 +12,7 @@ from alignonce.diagnostics import (
     subspace_alignment,
     weight_alignment,
 )
+from helpers.known_models import cross_entropy, labelled, mlp, twin
 
 
 def test_collects_tidy_rows_at_every_kth_step_of_a_training_loop() -> None:

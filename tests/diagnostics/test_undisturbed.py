@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from known_models import cnn, cross_entropy, labelled, seeded, twin
 from torch import Tensor, nn
 
 from alignonce import RandomFeedback, exact_gradients
 from alignonce import diagnostics as d
+from helpers.known_models import cnn, cross_entropy, labelled, seeded, twin
 
 OTHERS = [seeded(cnn(), seed) for seed in (100, 200)]
 """Made beforehand: making a model draws from the global random state."""

@@ -9,7 +9,7 @@ import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from alignonce import DirectFeedback, alignment, audit_weight_transport, evolve
-from matrix import FORMATS, KINDS, RULES, loss
+from helpers.matrix import FORMATS, KINDS, RULES, loss
 
 STEPS = 3
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn import functional as F
-from two_processes import Sent, run_in_two_processes
 
 from alignonce import (
     PeriodicAlignment,
@@ -24,7 +23,8 @@ from alignonce.experiments.tasks.images import as_pixels
 from alignonce.experiments.training.engine import Engine
 from alignonce.experiments.training.loop import build_optimizer, train
 from alignonce.formats.base import gathered
-from experiments.small_runs import made_data, small_config, without_time
+from helpers.small_runs import made_data, small_config, without_time
+from helpers.two_processes import Sent, run_in_two_processes
 
 pytestmark = pytest.mark.distributed
 

@@ -1,4 +1,4 @@
-"""`torchrun` and Slurm's `srun` start the processes of a run; one that is killed, or told to stop, goes on.
+"""`torchrun` and Slurm's `srun` start the processes of a run; one that is killed, or stopped, goes on.
 
 There is no Slurm here: two processes are started by hand with the variables that `srun` sets.
 """
@@ -18,7 +18,7 @@ from alignonce.cli.main import main
 from alignonce.experiments.config.run import RunConfig
 from alignonce.experiments.runs.folder import RunFolder
 from alignonce.experiments.training.engine import as_launched
-from experiments.small_runs import without_time
+from helpers.small_runs import without_time
 
 pytestmark = pytest.mark.distributed
 
@@ -160,7 +160,7 @@ def test_slurm_tells_devices_and_machines(monkeypatch):
     config = as_launched(RunConfig())
     assert (config.devices, config.num_nodes) == (4, 2)
     assert as_launched(config) == config
-    with pytest.raises(ValueError, match="srun has started 4 processes on each of 2 machines, and devices 3"):
+    with pytest.raises(ValueError, match="srun has started 4 processes on each of 2 nodes, but devices 3"):
         as_launched(RunConfig(devices=3))
     monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
     with pytest.raises(ValueError, match="--ntasks-per-node in place of --ntasks"):

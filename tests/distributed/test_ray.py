@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_studies import TRAIN, made_part, made_study
 
 from alignonce.experiments.data.source import DataSource
 from alignonce.experiments.studies.cluster import Cluster
 from alignonce.experiments.studies.collecting import collect_facts
 from alignonce.experiments.studies.execution import run_study
 from alignonce.experiments.studies.folder import StudyFolder
+from helpers.small_studies import TRAIN, made_part, made_study
 
 # Ray and its workers warn of what is not ours.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -10,7 +10,6 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
-from two_processes import run_in_two_processes
 
 from alignonce import (
     Backpropagation,
@@ -26,6 +25,7 @@ from alignonce import (
     exact_gradients,
     set_learning_rule,
 )
+from helpers.two_processes import run_in_two_processes
 
 pytestmark = pytest.mark.distributed
 

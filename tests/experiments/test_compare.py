@@ -2,16 +2,16 @@ import csv
 import io
 
 import pytest
+import torch
 from rich.console import Console
-from small_runs import made_data, made_images, small_config, without_time
 
 from alignonce.experiments.compare import compare, comparison_table
 from alignonce.experiments.config.run import CompareConfig
-from alignonce.experiments.runs import train_into as module
 from alignonce.experiments.runs.folder import RunFolder
 from alignonce.experiments.runs.train_into import train_and_save
 from alignonce.experiments.tasks import ImageClassification
 from alignonce.experiments.training.loop import train
+from helpers.small_runs import WatchedTask, made_data, made_images, small_config, without_time
 
 
 def small_comparison(**changes) -> CompareConfig:
@@ -57,10 +57,13 @@ def test_table_names_rules_spread_and_status(tmp_path):
     assert "±" not in printed(comparison_table(result.runs[:3]))
 
 
-def test_second_comparison_skips_what_is_finished(tmp_path, monkeypatch):
+def not_to_be_learnt() -> WatchedTask:
+    return WatchedTask(made_images(), on_model=lambda config, model: pytest.fail("trained in vain"))
+
+
+def test_second_comparison_skips_what_is_finished(tmp_path):
     first = compare(small_comparison(), made_data(), tmp_path)
-    monkeypatch.setattr(module, "train", lambda *_, **options: pytest.fail("trained again"))
-    second = compare(small_comparison(), made_data(), tmp_path)
+    second = compare(small_comparison(), not_to_be_learnt(), tmp_path)
     assert second.skipped == 3
     assert second.runs == first.runs
 
@@ -79,13 +82,13 @@ def test_other_configuration_in_the_same_folder_keeps_the_old_runs(tmp_path):
     assert RunFolder(old.runs[0].folder).load() == old.runs[0]
 
 
-def test_run_that_diverges_does_not_stop_the_others(tmp_path, monkeypatch):
-    def train_badly_under_fa(config, data, on_progress, **options):
-        worse = {"optimizer": "sgd", "learning_rate": 1e12} if config.rule == "fa" else {}
-        return train(config.model_copy(update=worse), data, on_progress, **options)
+def test_run_that_diverges_does_not_stop_the_others(tmp_path):
+    @torch.no_grad()
+    def break_under_fa(config, model):
+        if config.rule == "fa":
+            model.get_parameter("net.output.weight").fill_(float("inf"))
 
-    monkeypatch.setattr(module, "train", train_badly_under_fa)
-    result = compare(small_comparison(), made_data(), tmp_path)
+    result = compare(small_comparison(), WatchedTask(made_images(), on_model=break_under_fa), tmp_path)
     assert [run.summary.status for run in result.runs] == ["done", "diverged", "done"]
     text = printed(comparison_table(result.runs))
     assert f"diverged at step {result.runs[1].summary.step}" in text
@@ -98,40 +101,39 @@ def test_all_runs_may_diverge(tmp_path):
     assert printed(comparison_table(result.runs)).count("diverged at step") == 3
 
 
-def test_interrupt_saves_the_run_stops_and_goes_on_next_time(tmp_path, monkeypatch):
-    def train_until_ctrl_c(config, data, on_progress, **options):
-        def interrupt(progress):
-            if config.rule == "fa":
-                raise KeyboardInterrupt
+def test_interrupt_saves_the_run_stops_and_goes_on_next_time(tmp_path):
+    rules = []
 
-        return train(config, data, interrupt, **options)
+    def press_ctrl_c(images):
+        if rules[-1] == "fa":
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "train", train_until_ctrl_c)
-    result = compare(small_comparison(), made_data(), tmp_path)
+    def note(config, model):
+        rules.append(config.rule)
+
+    task = WatchedTask(made_images(), on_model=note, on_batch=press_ctrl_c)
+    result = compare(small_comparison(), task, tmp_path)
     assert result.interrupted
     assert [run.summary.status for run in result.runs] == ["done", "interrupted"]
     assert all(file.exists() for file in result.files)
-    monkeypatch.undo()
     again = compare(small_comparison(), made_data(), tmp_path)
     assert again.skipped == 1
     assert [run.summary.status for run in again.runs] == ["done"] * 3
     assert [run.folder.name for run in again.runs] == ["bp-seed0", "fa-seed0", "soft-0.5-seed0"]
 
 
-def test_interrupt_before_any_measurement_is_passed_on(tmp_path, monkeypatch):
-    def interrupt(*_, **options):
+def test_interrupt_before_any_measurement_is_passed_on(tmp_path):
+    def press_ctrl_c(config, model):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "train", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        compare(small_comparison(), made_data(), tmp_path)
+        compare(small_comparison(), WatchedTask(made_images(), on_model=press_ctrl_c), tmp_path)
 
 
-def test_unwritable_folder_is_found_before_training(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "train", lambda *_, **options: pytest.fail("trained in vain"))
+def test_unwritable_folder_is_found_before_training(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(PermissionError, match="out: cannot write into"):
-        compare(small_comparison(), made_data(), tmp_path / "file")
+        compare(small_comparison(), not_to_be_learnt(), tmp_path / "file")
 
 
 def test_saved_configuration_names_the_data_that_stood_in(tmp_path):

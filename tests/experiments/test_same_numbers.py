@@ -4,7 +4,7 @@ They were recorded with torch 2.13 on one thread of a CPU with AVX512. A CPU who
 (an older one, or another maker's) may differ by some units in the last place, which training makes more of:
 with AVX2 it is up to 2e-6. Whether a CPU computes alike is found out from plain products and convolutions.
 
-A change that is meant to change numbers records new ones: `python tests/experiments/test_same_numbers.py`.
+Where numbers are meant to change, `python -m experiments.test_same_numbers` in tests/ prints new ones.
 """
 
 import hashlib
@@ -14,7 +14,6 @@ from statistics import fmean
 
 import pytest
 import torch
-from small_runs import made_data, small_config
 from torch.nn import functional as F
 
 from alignonce.experiments.compare import compare
@@ -24,6 +23,7 @@ from alignonce.experiments.data.tokens import ByteTokens
 from alignonce.experiments.tasks.language import LanguageModelling
 from alignonce.experiments.training.loop import train
 from alignonce.experiments.training.together import train_together
+from helpers.small_runs import made_data, small_config
 
 SOME_IMAGES = 300
 TEXT = b"".join(b"the %d cats and the %d dogs\n" % (i % 7, i % 5) for i in range(300))

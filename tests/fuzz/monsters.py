@@ -71,7 +71,7 @@ MONSTERS = {
 
 
 def main() -> None:
-    """Read each; a process that takes more is killed, and its last line tells where."""
+    """Read each; a process that takes more is killed, and its last line shows where."""
     for name, text in MONSTERS.items():
         used = time.process_time()
         # Of memory, Linux limits what is mapped: libraries have mapped much by now.

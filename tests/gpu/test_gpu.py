@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from alignonce import LearningRule, exact_gradients, set_learning_rule
+from helpers.matrix import KINDS as MATRIX_KINDS
+from helpers.matrix import RULES
 from layers.test_contexts import KINDS, SAME, SOFT, Kind, compiling, every_kind
-from matrix import KINDS as MATRIX_KINDS
-from matrix import RULES
 
 pytestmark = pytest.mark.gpu
 if not torch.cuda.is_available():

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-import references
 from alignonce.layers import functional
-from references import Expected
+from helpers import references
+from helpers.references import Expected
 
 # torch's own, once in a process, whichever test meets it first
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")

@@ -30,7 +30,7 @@ from alignonce import (
     set_learning_rule,
 )
 from alignonce.layers import FeedbackLayer, layer_kind
-from matrix import RULES
+from helpers.matrix import RULES
 
 transformers = pytest.importorskip("transformers")
 safetensors = pytest.importorskip("safetensors.torch")

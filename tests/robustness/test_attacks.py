@@ -5,11 +5,11 @@ import math
 
 import pytest
 import torch
-from robust_models import Linear2, busy_model, held_out, random_states, state_of, trained
 from torch import Tensor, nn
 
 from alignonce import RandomFeedback, exact_gradients, set_learning_rule
 from alignonce.robustness import ATTACKS, NORMS, ROUTES, attack, perturbation_norms
+from helpers.robust_models import Linear2, busy_model, held_out, random_states, state_of, trained
 
 GRADIENT_ATTACKS = ("fgsm", "pgd", "apgd", "autoattack")
 FEEDBACK = RandomFeedback(seed=1)

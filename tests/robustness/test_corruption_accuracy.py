@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from robust_models import busy_model, held_out, random_states, state_of, trained
 from torch import Tensor, nn
 
 from alignonce.robustness import (
@@ -14,6 +13,7 @@ from alignonce.robustness import (
     corrupted_set_accuracy,
     corruption_accuracy,
 )
+from helpers.robust_models import busy_model, held_out, random_states, state_of, trained
 
 
 class Threshold(nn.Module):

@@ -4,10 +4,10 @@ import sys
 
 import pytest
 import torch
-from robust_models import digits, random_states
 from torch import Tensor
 
 from alignonce.robustness import CORRUPTIONS, SEVERITIES, SEVERITY_LEVELS, corrupt
+from helpers.robust_models import digits, random_states
 
 RANDOM = [n for n in CORRUPTIONS if n not in ("gaussian_blur", "brightness", "contrast", "jpeg", "pixelate")]
 

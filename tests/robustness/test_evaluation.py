@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from robust_models import busy_model, held_out, random_states, state_of, trained
 from torch import Tensor, nn
 
 from alignonce import DirectFeedback, RandomFeedback, set_learning_rule
 from alignonce.robustness import RobustAccuracy, adversarial_evaluation, masking_findings
+from helpers.robust_models import busy_model, held_out, random_states, state_of, trained
 
 
 def findings(

@@ -5,12 +5,12 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from robust_models import Linear2, busy_model, held_out, random_states, state_of, trained
 from torch import nn
 
 from alignonce import DirectFeedback, RandomFeedback, set_learning_rule
 from alignonce.layers import FeedbackLinear
 from alignonce.robustness import ROUTES, input_gradients
+from helpers.robust_models import Linear2, busy_model, held_out, random_states, state_of, trained
 
 
 def by_hand(weights: list[torch.Tensor], images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from robust_models import busy_model, held_out, random_states, state_of, trained
 from torch import Tensor, nn
 
 from alignonce.robustness import (
@@ -17,6 +16,7 @@ from alignonce.robustness import (
     perturbed_weights,
     weight_accuracy,
 )
+from helpers.robust_models import busy_model, held_out, random_states, state_of, trained
 
 PERTURBATIONS = [
     WeightNoise(0.3),

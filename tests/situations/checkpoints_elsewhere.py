@@ -14,7 +14,7 @@ from alignonce import (
     save_feedback,
     set_learning_rule,
 )
-from matrix import RULES
+from helpers.matrix import RULES
 from situations.by_hand import flat_gradients
 from situations.situation import ALL_FORMATS, LAYERS, Case, crossed, refused, right
 

@@ -14,20 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from alignonce import Dense, FeedbackFormat, LearningRule, set_learning_rule
-from matrix import FORMATS, KINDS, RULES, Kind
+from helpers.matrix import FORMATS, KINDS, RULES, Kind
 from situations.by_hand import by_hand, flat_gradients
 
 __all__ = ["ALL_FORMATS", "LAYERS", "Case", "Situation", "refused", "right"]
 
 LAYERS = ("Linear", "Bilinear", "Conv2d", "ConvTranspose", "MultiheadAttention", "LSTM", "GRU", "GRUCell")
-"""Kinds of tests/matrix.py that differ in how they use B."""
+"""Kinds of tests/helpers/matrix.py that differ in how they use B."""
 
 ALL_FORMATS: dict[str, FeedbackFormat] = {"Dense": Dense(), **FORMATS}
 
 
 @dataclass(frozen=True)
 class Case:
-    """A kind of layer between others (tests/matrix.py), a rule and a format."""
+    """A kind of layer between others (tests/helpers/matrix.py), a rule and a format."""
 
     layer: str = "Linear"
     rule: str = "SoftAlignment"
@@ -81,7 +81,7 @@ class Situation:
     outcome: Literal["right", "refused"]
     cases: Sequence[Case]
     remedy: str = ""
-    """For the table: how it comes to be right, or what the message tells to do instead."""
+    """For the table: how it comes to be right, or what the message says to do instead."""
     message: str = ""
     """A regular expression that the error's message must match."""
     error: type[Exception] | tuple[type[Exception], ...] = ()

@@ -158,7 +158,7 @@ def _dense(gradient: Tensor) -> Tensor:
 
 
 def _runs_compiled_code(model: nn.Module, value: object) -> bool:
-    """Whether a module is compiled, or a function on the way to a loss is."""
+    """Return whether a module is compiled, or a function on the way to a loss is."""
     compiled_module = any(
         isinstance(module, torch._dynamo.OptimizedModule) or module._compiled_call_impl is not None
         for module in model.modules()

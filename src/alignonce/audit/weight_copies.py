@@ -57,7 +57,7 @@ class WeightCopies(TorchDispatchMode):
 
     @property
     def apart(self) -> bool:
-        """Whether each parameter has memory of its own, so that what reads it can be told."""
+        """Whether each parameter has memory of its own, so that what reads it can be found."""
         return all(len(self._held[memory]) == 1 for memory in self._weights)
 
     @contextmanager

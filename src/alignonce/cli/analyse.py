@@ -18,12 +18,12 @@ def analyse(
     out: Path = Path("runs/analysis"),
     source: Source = FROM_ANYWHERE,
 ) -> int:
-    """Measure saved runs: what learning did, and what the trained networks withstand.
+    """Measure saved runs: how they learnt, and how robust the trained networks are.
 
-    Writes one tidy table, analysis.csv, and figures, of the final networks and, with --checkpoints, of those
-    on the way, too. What was measured before with the
-    same settings is not measured again, so an interrupted analysis goes on where it stopped. Exit code 0: all
-    was measured; 1: some measures failed, and are listed; the others are there.
+    Writes one table, analysis.csv, and figures: of the final networks and, with --checkpoints, of the
+    checkpoints too. What was already measured with the same settings is not measured again: to resume an
+    interrupted analysis, give the same command again. Exit code 0: everything was measured; 1: some
+    measurements failed, and are listed.
 
     For example:
       alignonce analyse runs/compare

@@ -25,10 +25,10 @@ class AuditConfig(TaskConfig):
 
 
 def audit(config: Annotated[AuditConfig, tyro.conf.arg(name="")], source: Source = FROM_ANYWHERE) -> int:
-    """Find out by experiment whether the backward pass reads forward weights.
+    """Test whether the backward pass reads forward weights.
 
-    Takes a real batch, spoils each forward weight between the forward and the backward pass, and reports the
-    weights that made a difference. Exit code 0: none did; 1: some did.
+    Takes a real batch, overwrites each forward weight between the forward and the backward pass, and lists
+    the weights for which that changed a gradient. Exit code 0: none; 1: at least one.
 
     For example:
       alignonce audit --rule fa
@@ -58,7 +58,7 @@ def audit(config: Annotated[AuditConfig, tyro.conf.arg(name="")], source: Source
     print(report)
     if config.has_norms and config.norms == "exact":
         print(
-            "Note: a norm layer multiplies the error by its own scale, one number per channel, going back. "
+            "Note: going back, a norm layer multiplies the error by its own scale, one number per channel. "
             "The audit counts that; with --norms fixed the scale's initial value takes its place."
         )
     return OK if report.free_of_transport else FOUND_TRANSPORT

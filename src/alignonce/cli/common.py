@@ -24,9 +24,9 @@ class SourceOptions:
     """Where data come from, as the command line has it."""
 
     cache: Path | None = None
-    """Folder where downloaded data sets are kept."""
+    """Folder for downloaded data sets. None: $ALIGNONCE_DATA, or else ~/.cache/alignonce."""
     hub: bool = True
-    """Whether a data set that is not on this machine may be downloaded."""
+    """Download a data set that is not on this machine."""
 
     def source(self, *, or_digits: bool = False) -> DataSource:
         """Make the value that everything below takes.

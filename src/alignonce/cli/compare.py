@@ -19,8 +19,8 @@ def compare(
     """Train one network under several learning rules, and compare them in a table and a figure.
 
     Within a seed, all rules start from the same forward weights and see the same batches. Runs that are
-    finished in the output folder already are not done again, so an interrupted comparison goes on where it
-    stopped.
+    already finished in the output folder are not repeated: to resume an interrupted comparison, give the
+    same command again.
 
     For example:
       alignonce compare

@@ -1,11 +1,10 @@
-"""The command line: finds the command, reads its arguments, and turns errors into one line and an exit code.
+"""The command line: one app of all commands; errors become one line and an exit code.
 
-Modules that import torch or matplotlib are imported by the command that needs them.
+Modules that import matplotlib, or that only one command needs, are imported by that command.
 """
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import os
 import sys
@@ -14,8 +13,8 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-import tyro
 from pydantic import ValidationError
+from tyro.extras import SubcommandApp
 
 import alignonce
 from alignonce.cli import study
@@ -31,24 +30,20 @@ from alignonce.experiments.config.task_specs import spec_of
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-_EPILOG = """commands:
-  compare   train one network under several learning rules; a table and a figure
-  train     train one network under one learning rule; a run folder
-  audit     find out by experiment whether the backward pass reads forward weights
-  analyse   measure saved runs: what learning did, and what the result withstands
-  sample    generate text from a trained language model
-  study     run a grid of experiments described in one file, and show its progress
-  report    the report of a study: what its numbers say about each claim of the paper
-  reproduce test every claim of the paper on real data, and write the report
+Command = Callable[..., int]
+COMMANDS: tuple[Command, ...] = (compare, train, audit, analyse, sample, reproduce, report)
+STUDY_COMMANDS: tuple[Command, ...] = (study.run, study.status, study.schema)
 
-examples:
+_DESCRIPTION = f"""{alignonce.__doc__}
+
+For example:
   alignonce compare
   alignonce train --rule soft:0.5 --out runs/mine
   alignonce audit --rule fa
   alignonce analyse runs/compare
   alignonce reproduce
 
-All options of a command: alignonce COMMAND --help
+All options of a command: alignonce COMMAND --help. The version: alignonce --version.
 """
 
 
@@ -60,19 +55,19 @@ def _explain(detail: ErrorDetails) -> str:
     return f"{argument}: {reason}" + ("" if detail["type"] == "value_error" else f", got {detail['input']!r}")
 
 
-COMMANDS: dict[str, Callable[..., int] | dict[str, Callable[..., int]]] = {
-    "compare": compare,
-    "train": train,
-    "audit": audit,
-    "analyse": analyse,
-    "sample": sample,
-    "reproduce": reproduce,
-    "report": report,
-    "study": {"run": study.run, "status": study.status, "schema": study.schema},
-}
+def _app(commands: Sequence[Command], args: Sequence[str]) -> SubcommandApp:
+    """Make one app of all commands; a list of commands has the first line of each docstring only."""
+    app, studies = SubcommandApp(), SubcommandApp()
+    for parent, members in ((app, commands), (studies, STUDY_COMMANDS)):
+        for command in members:
+            name = command.__name__
+            summary = None if name in args else (command.__doc__ or "").partition("\n")[0]
+            parent.command(_with_defaults_of_task(command, args), name=name, help=summary)
+    app.command(studies, name="study", help="Run a grid of experiments that one file describes.")
+    return app
 
 
-def _with_defaults_of_task(command: Callable[..., int], args: Sequence[str]) -> Callable[..., int]:
+def _with_defaults_of_task(command: Command, args: Sequence[str]) -> Command:
     """Give a command the defaults of the task that its arguments name, for them to stand in --help too."""
     task = next((value for name, value in pairwise(args) if name == "--task"), "images")
     task = next((arg.removeprefix("--task=") for arg in args if arg.startswith("--task=")), task)
@@ -86,31 +81,23 @@ def _with_defaults_of_task(command: Callable[..., int], args: Sequence[str]) -> 
     return partial(command, config=kind.model_construct(task=task, **defaults))
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None, commands: Sequence[Command] = COMMANDS) -> int:
     """Run the command line.
 
     Args:
         args: the arguments; None takes those of the process.
+        commands: the commands besides `study`, each by the name of its function.
 
     Returns:
         The exit code: 0 all well, 1 the audit found weight transport or measures of an analysis failed, 2 a
         user's error, 130 Ctrl-C.
     """
     args = sys.argv[1:] if args is None else list(args)
-    parser = argparse.ArgumentParser(
-        prog="alignonce",
-        description=alignonce.__doc__,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"alignonce {alignonce.__version__}")
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=", ".join(COMMANDS))
-    command = parser.parse_args(args[:1]).command
+    if args == ["--version"]:
+        print(f"alignonce {alignonce.__version__}")
+        return OK
     try:
-        chosen, prog = COMMANDS[command], f"alignonce {command}"
-        if isinstance(chosen, dict):
-            return tyro.extras.subcommand_cli_from_dict(chosen, prog=prog, args=args[1:])
-        code: int = tyro.cli(_with_defaults_of_task(chosen, args), prog=prog, args=args[1:])
+        code: int = _app(commands, args).cli(prog="alignonce", description=_DESCRIPTION, args=args)
         return code
     except ValidationError as error:
         message = "; ".join(_explain(detail) for detail in error.errors())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from alignonce.cli.common import FROM_ANYWHERE, INTERRUPTED, OK, Source
-from alignonce.cli.study import tell
+from alignonce.cli.study import print_end
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 def report(out: tyro.conf.Positional[Path]) -> int:
-    """Write the report of a study: what its numbers say about each claim of the paper.
+    """Write the report of a study: its verdict on each claim of the paper.
 
-    Makes OUT/report: report.html, a page that needs nothing but itself; the figures as PNG and PDF; all
-    numbers and verdicts as CSV and Parquet; results.md. A study that is not finished is reported as far as
-    it is.
+    Writes to the folder `report` in the study's: report.html, one self-contained page; the figures as PNG
+    and PDF; all numbers and verdicts as CSV and Parquet; results.md. A study may be reported before it is
+    finished.
 
     For example:
       alignonce report runs/quick
@@ -50,19 +50,19 @@ def reproduce(
 ) -> int:
     """Test every claim of the paper on real data, and write the report.
 
-    The same as `alignonce study run` and then `alignonce report`. The quick study takes about 25 minutes on
-    two cores. Interrupted, even by a power cut, it goes on with the same command and ends with the same
-    numbers. Exit codes are those of `alignonce study run`; a claim that is not supported is no failure.
+    The same as `alignonce study run`, then `alignonce report`. The quick study takes about 25 minutes on two
+    cores. If it is interrupted, even by a power cut, give the same command again: the numbers will be the
+    same. Exit codes are those of `alignonce study run`; a claim that is not supported is not a failure.
 
     For example:
       alignonce reproduce                             # the quick study
       alignonce reproduce --study paper --dry-run     # how many runs, how long, how large
 
     Args:
-        study: A shipped study, quick or paper, or a study file (YAML).
+        study: A shipped study (quick, paper, language), or a study file (YAML).
         out: Folder for the results. None: runs/NAME-OF-THE-STUDY.
         workers: Runs at a time. None: one for each core, or one if there is a GPU.
-        dry_run: Only count the runs, and estimate time and disk.
+        dry_run: Only count the runs, and estimate time and disk space.
         source: where data come from.
 
     Returns:
@@ -82,7 +82,7 @@ def reproduce(
         print_estimate(folder.snapshot(loaded), source.source(), console, workers)
         return OK
     result = run_study(loaded, folder, source.source(), console, workers=workers)
-    code = tell(result, console)
+    code = print_end(result, console)
     if code != INTERRUPTED:
         _write(result.snapshot, console)
     return code

@@ -17,18 +17,18 @@ def sample(
     temperature: float = 0.8,
     seed: int = 0,
 ) -> int:
-    """Generate text from a trained language model: continue a text, and print both.
+    """Generate text from a trained language model, and print it after the prompt.
 
     For example:
       alignonce sample runs/mine --prompt "def "
       alignonce sample runs/mine --prompt "class Reader:" --temperature 0 --length 100
 
     Args:
-        run: Folder of a run of task lm.
+        run: Folder of a run with task lm.
         prompt: The text to continue.
-        length: Tokens to write.
-        temperature: Below 1, likely tokens become likelier; 0 always takes the likeliest.
-        seed: Of the draws.
+        length: Tokens to generate.
+        temperature: Below 1, likely tokens become likelier; 0 always takes the likeliest one.
+        seed: Seed of the random draws.
 
     Returns:
         The exit code.

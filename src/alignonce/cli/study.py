@@ -30,11 +30,11 @@ def run(
     dry_run: bool = False,
     source: Source = FROM_ANYWHERE,
 ) -> int:
-    """Do all runs of a study, and measure the trained networks.
+    """Train all networks of a study, and measure them.
 
-    What is finished already is not done again: a study that was interrupted, even by a power cut, goes on
-    with the same command. A run that fails does not stop the others; failures are listed at the end, and
-    tried again next time. Exit code 0: all was done; 1: something failed; 130: Ctrl-C.
+    What is finished is not repeated: to resume a study that was interrupted, even by a power cut, give the
+    same command again. A failed run does not stop the others; failures are listed at the end and tried
+    again next time. Exit code 0: everything was done; 1: something failed; 130: Ctrl-C.
 
     For example:
       alignonce study run quick
@@ -47,12 +47,12 @@ def run(
         study: A study file (YAML), or the name of a shipped study: quick, paper, language.
         out: Folder for the results. None: runs/NAME-OF-THE-STUDY.
         workers: Runs at a time, on this machine. None: one for each core, or one if there is a GPU.
-        together: Train runs that differ in seed and rule only in one program: faster on a GPU.
+        together: Train runs that differ only in seed and rule as one stack of networks: faster on a GPU.
         executor: Where to run: in processes on this machine, or spread over a Ray cluster.
-        address: Of the Ray cluster, such as auto or ray://head:10001. None: start Ray on this machine.
-        cpus: CPUs that each run asks of the Ray cluster.
-        gpus: GPUs that each run asks of the Ray cluster; 0.25 puts four runs on one.
-        dry_run: Only count the runs, and estimate time and disk.
+        address: Ray cluster, such as auto or ray://head:10001. None: start Ray on this machine.
+        cpus: CPUs per run on the Ray cluster.
+        gpus: GPUs per run on the Ray cluster; 0.25 puts four runs on one GPU.
+        dry_run: Only count the runs, and estimate time and disk space.
         source: where data come from.
 
     Returns:
@@ -81,11 +81,11 @@ def run(
     result = run_study(
         loaded, folder, source.source(), console, workers=workers, executor=spread, together=together
     )
-    return tell(result, console)
+    return print_end(result, console)
 
 
 def status(out: tyro.conf.Positional[Path]) -> int:
-    """Say how far a study is.
+    """Show the progress of a study.
 
     For example:
       alignonce study status runs/quick
@@ -112,7 +112,7 @@ def status(out: tyro.conf.Positional[Path]) -> int:
 
 
 def schema() -> int:
-    """Print the JSON schema of study files, for editors that check and complete.
+    """Print the JSON schema of study files, for editors that validate and complete.
 
     For example:
       alignonce study schema > study.schema.json
@@ -126,7 +126,7 @@ def schema() -> int:
     return OK
 
 
-def tell(result: StudyResult, console: Console) -> int:
+def print_end(result: StudyResult, console: Console) -> int:
     """Print how a study ended.
 
     Args:

@@ -22,10 +22,10 @@ def train(
 ) -> int:
     """Train one network under one learning rule, and save the run in a folder.
 
-    A finished run is never overwritten: without --out, the next free folder in runs/ is used. An unfinished
-    one (Ctrl-C, SIGTERM, a crash) goes on where it stopped, if the same command is given again.
+    A finished run is never overwritten: without --out, the next free folder in runs/ is used. To resume a
+    run that was cut short (Ctrl-C, SIGTERM, a crash), give the same command again.
 
-    Several processes, on one machine or many, are started by --devices, torchrun or Slurm's srun.
+    To train in several processes, on one node or many, use --devices, torchrun or Slurm's srun.
 
     For example:
       alignonce train
@@ -40,10 +40,10 @@ def train(
     Args:
         config: the run.
         out: Folder for the run. None: runs/DATA-MODEL-RULE-seedSEED.
-        track: Measures to take during training, on 256 training images; saved as diagnostics.csv.
-        track_every: Steps between these measures.
-        save_every: Seconds between resume points, from which an unfinished run goes on.
-        save_every_steps: Steps between them, if that comes first.
+        track: Measurements to take during training, on 256 training images; saved as diagnostics.csv.
+        track_every: Steps between these measurements.
+        save_every: Seconds between the points from which the run can be resumed.
+        save_every_steps: Steps between these points, if that comes first.
         source: where data come from.
 
     Returns:

@@ -39,6 +39,8 @@ _ROUNDS, _SECONDS = 3, 0.02
 
 Probe = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
 """A layer, and the arguments of a call of it."""
+Timing = Callable[[Mapping[FeedbackFormat, Probe]], dict[FeedbackFormat, float]]
+"""Gives the seconds in which each layer sends an error back."""
 
 
 class Choice(NamedTuple):
@@ -58,6 +60,8 @@ def choose_formats(
     layers: Mapping[str, nn.Module],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
+    timed: Timing | None = None,
+    known: dict[Any, Choice] = _chosen,
 ) -> dict[str, Choice]:
     """Choose for each layer the most aligned of the fastest formats.
 
@@ -72,6 +76,8 @@ def choose_formats(
         layers: its layers that are to have feedback weights, by name.
         args: positional arguments of a call of the model, with the batch size of training.
         kwargs: its keyword arguments.
+        timed: takes the times; None is :func:`seconds_of`.
+        known: what was measured before, by sort of layer; gets what is measured now.
 
     Returns:
         A choice for each layer. One that is not called as a module has that of the layer that it is part
@@ -82,9 +88,9 @@ def choose_formats(
     for name, layer in layers.items():
         if name in calls:
             key = _sort_of(layer, calls[name])
-            if key not in _chosen:
-                _chosen[key] = _measured(layer, *calls[name])
-            choices[name] = _chosen[key]
+            if key not in known:
+                known[key] = _measured(layer, *calls[name], seconds_of if timed is None else timed)
+            choices[name] = known[key]
         else:
             choices[name] = choices.get(name.rpartition(".")[0], Choice(Dense(), 1.0))
     return choices
@@ -94,6 +100,7 @@ def _measured(
     layer: nn.Module,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
+    timed: Timing,
 ) -> Choice:
     probes: dict[FeedbackFormat, Probe] = {}
     cosines: dict[FeedbackFormat, float] = {}
@@ -104,7 +111,7 @@ def _measured(
         probe = copy.deepcopy(layer, shared)
         cosines[format] = align(probe, format)
         probes[format] = probe, args, kwargs
-    seconds = seconds_of(probes)
+    seconds = timed(probes)
     limit = min(seconds.values()) + TOLERANCE * seconds[CANDIDATES[0]]
     best = max((f for f in CANDIDATES if seconds[f] <= limit), key=lambda f: cosines[f])
     return Choice(best, seconds[best] / seconds[CANDIDATES[0]])

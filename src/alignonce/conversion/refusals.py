@@ -29,7 +29,7 @@ _FAKE_QUANTISED = ("torch.ao.nn.qat", "torch.ao.nn.intrinsic.qat")
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether a module is a norm layer, with feedback or not."""
+    """Return whether a module is a norm layer, with feedback or not."""
     kind = layer_kind(type(module), norms=True)
     return isinstance(module, _NORMS) or (kind is not None and kind.is_norm)
 
@@ -140,6 +140,6 @@ def _readable(weight: Tensor) -> Tensor:
 
 
 def is_finite(weight: Tensor) -> bool:
-    """Whether all values are finite."""
+    """Return whether all values are finite."""
     # The extremes, since on large weights isfinite(w) takes several times as long.
     return not weight.numel() or bool(torch.stack(_readable(weight).aminmax()).isfinite().all())

@@ -57,7 +57,7 @@ class Tracker:
         self.rows: list[Row] = []
 
     def due(self, step: int) -> bool:
-        """Tell whether this is a step to measure at.
+        """Return whether this is a step to measure at.
 
         Args:
             step: how many updates have been made.

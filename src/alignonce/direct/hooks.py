@@ -47,7 +47,7 @@ class State(Switch):
         """Modules whose inputs an output was joined to; counts with several outputs."""
 
     def is_off(self) -> bool:
-        """Whether this forward pass is backpropagation's, or takes no gradients."""
+        """Return whether this forward pass is backpropagation's, or takes no gradients."""
         return runs_exactly(self) or not torch.is_grad_enabled()
 
     def clear(self) -> None:
@@ -156,7 +156,7 @@ def _cut_in_the_graph(cut: Cut, module: nn.Module, args: Any, kwargs: Any) -> An
 
 
 def _recomputing(name: str) -> bool:
-    """Whether a checkpoint runs this part of a forward pass again: there, the joins are made already."""
+    """Return whether a checkpoint runs this part of a forward pass again: there, the joins exist already."""
     if torch._C._current_graph_task_id() == -1:
         return False
     if type(torch._C._current_autograd_node()).__name__ == "CheckpointFunctionBackward":

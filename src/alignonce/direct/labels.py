@@ -65,7 +65,7 @@ class Run:
     outputs: dict[int, torch.Size] = field(default_factory=dict)
 
     def holds(self, other: "Run") -> bool:
-        """Whether another run began and ended within this one."""
+        """Return whether another run began and ended within this one."""
         return self.begin < other.begin and other.end < self.end
 
 

@@ -56,7 +56,7 @@ def size(action: Action, output: torch.Size, input: torch.Size) -> tuple[int, in
 
 
 def fits(output_size: int, feedback: Tensor, action: Action, input: Tensor) -> bool:
-    """Whether an output of so many elements and an input have the sizes that B was made for."""
+    """Return whether an output of so many elements and an input have the sizes that B was made for."""
     rows, columns = feedback.shape
     if action[0] == "sum":
         return input.numel() == columns

@@ -36,7 +36,7 @@ _CAPTION = "{train}: mean over the last epoch; angle: mean over layers, at the e
 class Comparison:
     """A comparison on disk: its runs, in order, and the files about all of them.
 
-    `skipped` counts the runs that an earlier comparison had finished; `interrupted` tells of Ctrl-C.
+    `skipped` counts the runs that an earlier comparison had finished; `interrupted`: by Ctrl-C.
     """
 
     runs: list[RunRecord]

@@ -77,7 +77,7 @@ class Fact(NamedTuple):
         return self.part, self.cell, self.rule, self.seed
 
 
-# Format 1, which the header tells: numbers.csv of a report, and analysis.csv.
+# Format 1, recognised by its header: numbers.csv of a report, and analysis.csv.
 _EARLIER = (
     ("part", "cell", "rule", "seed", "group", "measure", "item", "setting", "images", "value"),
     ("run", "rule", "seed", "group", "measure", "item", "setting", "images", "value", "step"),
@@ -213,7 +213,7 @@ class Facts:
 
     @classmethod
     def read_csv(cls, path: Path) -> Facts:
-        """Read a table that `write_csv` wrote, or an earlier version did; the header tells which.
+        """Read a table that `write_csv` wrote, or an earlier version did; the header shows which.
 
         Args:
             path: the file.

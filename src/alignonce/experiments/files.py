@@ -52,7 +52,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Tell whether another process, or another part of this one, holds a folder's lock.
+    """Return whether another process, or another part of this one, holds a folder's lock.
 
     Args:
         folder: the folder, which may be missing.

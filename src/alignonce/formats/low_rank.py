@@ -191,7 +191,7 @@ def _rough_dtype(matrix: Tensor) -> torch.dtype:
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether products of bfloat16 matrices are faster than those of float32."""
+    """Return whether products of bfloat16 matrices are faster than those of float32."""
     if device.type == "cpu":
         return torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported()
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -240,7 +240,7 @@ def _error_of_input(
 
 
 def _order(x: Tensor) -> torch.memory_format:
-    """The order of a batch (N, channels, *spatial) in memory, as the kernels of convolutions tell it."""
+    """The order of a batch (N, channels, *spatial) in memory, as the kernels of convolutions see it."""
     # By its strides, since vmap cannot answer is_contiguous(memory_format=...).
     if x.dim() in (4, 5) and x.stride(1) == 1:
         return torch.channels_last if x.dim() == 4 else torch.channels_last_3d

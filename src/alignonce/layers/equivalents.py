@@ -70,7 +70,7 @@ def register_equivalent(
 
 
 def calls_base_only(cls: type[nn.Module]) -> bool:
-    """Whether the code of a class's forward calls its base's, and names no weight."""
+    """Return whether the code of a class's forward calls its base's, and names no weight."""
     try:
         code = inspect.getsource(cls.forward)
     except (OSError, TypeError):  # no file

@@ -2,7 +2,7 @@
 
 A norm layer's backward kernel reads the scale for one thing only: to carry the error back to the input. Given
 a fixed scale in its place, one call returns all gradients; those of scale and offset do not depend on it.
-What the kernel needs to know, the graph of the layer's own forward pass tells: its last node is the kernel's.
+What the kernel needs is in the graph of the layer's own forward pass, whose last node is the kernel's.
 """
 
 from collections.abc import Callable, Sequence

@@ -3,7 +3,7 @@
 Gradient checkpointing runs a forward pass again inside the backward pass, wherever that is called from. It
 must do what the original did, whatever the mode is by then. What is known in a recomputation is the node of
 the autograd graph that is at work, and that node was made in the original forward pass. Autograd numbers its
-nodes as they are made, so that the numbers at which ``exact_gradients`` was entered and left tell the mode.
+nodes as they are made, so that the numbers at which ``exact_gradients`` was entered and left show the mode.
 """
 
 from array import array
@@ -63,7 +63,7 @@ class Switch:
 
 
 def runs_exactly(switch: Switch) -> bool:
-    """Whether the forward pass that a layer is in is for exact gradients.
+    """Return whether the forward pass that a layer is in is for exact gradients.
 
     Args:
         switch: the layer.
@@ -178,7 +178,7 @@ class _Spans(_Numbers):
         return self if node is None else self._follow(node)
 
     def hold(self, node: Any) -> bool:
-        """Whether the forward pass that is repeated while ``node`` is at work was in a context."""
+        """Return whether the forward pass that is repeated while ``node`` is at work was in a context."""
         recomputation = self._follow(node)
         if recomputation.depth or recomputation.exact:
             return True

@@ -1,4 +1,4 @@
-"""What the functions of this room ask of their input, in one place, and the optional libraries."""
+"""What the functions of this package ask of their input, in one place, and the optional libraries."""
 
 from collections.abc import Iterable
 from importlib import import_module
@@ -50,7 +50,7 @@ def check_choice(what: str, name: object, known: Iterable[object]) -> None:
 
 
 def optional_module(module: str, package: str) -> Any:
-    """Import a module of a library that only this room needs.
+    """Import a module of a library that only this package needs.
 
     Raises:
         ImportError: if the library is not installed; the message names the extra.

@@ -31,7 +31,7 @@ def gradients_by(model: nn.Module, route: str) -> AbstractContextManager[None]:
 
 
 def has_feedback_route(model: nn.Module) -> bool:
-    """Whether the two routes differ: whether a layer has feedback weights or a model direct feedback."""
+    """Return whether the two routes differ: a layer has feedback weights, or the model direct feedback."""
     model = unwrap(model)
     layers = (module for module in model.modules() if isinstance(module, FeedbackLayer))
     return next(layers, None) is not None or next(direct.states_of(model), None) is not None

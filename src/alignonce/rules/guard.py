@@ -64,14 +64,14 @@ class Watched:
         return self._previous
 
     def is_due(self, weight: Tensor) -> bool:
-        """Whether W has made a step since the last evolution."""
+        """Return whether W has made a step since the last evolution."""
         if self.held:
             return self.stepped
-        # Of an optimiser that reports nothing only the weight itself tells.
+        # Of an optimiser that reports nothing only the weight itself shows it.
         previous = self.previous(weight)
         if previous is not None:
             return not torch.equal(previous, own_rows(weight))
-        # Rows that are spread must be told of together: a rule may add up over processes.
+        # Rows that are spread must be reported together: a rule may add up over processes.
         return hasattr(weight, "to_local") or self._fingerprint != _fingerprint(weight)
 
     def evolved(self, weight: Tensor) -> None:
@@ -175,7 +175,7 @@ class _Steps(threading.local):
     def begin(self, stepper: object, frame: FrameType) -> bool:
         """Enter a step; return whether it is an outermost one."""
         if self.running:
-            # A step that raised has run no hook at its end: its frame tells that it has ended.
+            # A step that raised has run no hook at its end: its frame shows that it has ended.
             alive = _frames_from(frame)
             self.running = [entry for entry in self.running if entry[1] in alive]
         outermost = not self.running
@@ -186,7 +186,7 @@ class _Steps(threading.local):
         return outermost
 
     def end(self, stepper: object) -> None:
-        """Leave a step; after an outermost one, tell whoever waits for it."""
+        """Leave a step; after an outermost one, notify whoever waits for it."""
         self.forget(stepper)
         if self.running:
             return
@@ -250,7 +250,7 @@ def _watched_in(optimizer: Optimizer) -> Iterator[tuple[Tensor, Watched]]:
 
 
 def _skipped(optimizer: Optimizer) -> bool:
-    """Whether a gradient scaler has let a fused optimiser find out by itself that it must not step."""
+    """Return whether a gradient scaler has let a fused optimiser find out by itself that it must not step."""
     found_inf = getattr(optimizer, "found_inf", None)
     return found_inf is not None and bool(found_inf)
 

@@ -7,7 +7,7 @@ import pytest
 
 from alignonce.experiments.claims import CLAIMS, evaluate
 from alignonce.experiments.config.rule_specs import ALL_COSINES
-from experiments.claims.made_evidence import accuracies, full_evidence, made_fact
+from helpers.made_evidence import accuracies, full_evidence, made_fact
 
 
 def found(evidence, claim, rule="soft:0.5", cell=None):

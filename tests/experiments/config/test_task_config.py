@@ -34,7 +34,7 @@ def test_runs_of_a_comparison_keep_the_task():
         ({"model": "gpt"}, "model must be mlp, .*, lstm with task images, got gpt"),
         ({"task": "lm", "model": "mlp"}, "model must be gpt with task lm, got mlp"),
         ({"task": "tabular", "model": "vit"}, "model must be mlp with task tabular, got vit"),
-        ({"context": 64}, "context is an option of the gpt only"),
+        ({"context": 64}, "context is for gpt only"),
         ({"task": "lm", "vocabulary": 100}, "vocabulary"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Every source of labelled images, their order, and what bad input is told. None of it needs a network."""
+"""Every source of labelled images, their order, and how bad input is refused. None of it needs a network."""
 
 import gzip
 import random

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
-from small_runs import made_data, made_result, small_config
 
 from alignonce.experiments.config.run import DEFAULT_RULES
 from alignonce.experiments.figures.comparison import comparison_figure
 from alignonce.experiments.figures.style import rule_color, rule_label, save_figure
 from alignonce.experiments.runs.folder import RunFolder
+from helpers.small_runs import made_data, made_result, small_config
 
 
 def made_runs(tmp_path, rules=DEFAULT_RULES, seeds=(0,)):

@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_runs import made_data, made_images, save_small_run, small_config
 from torch.nn import functional as F
 
 from alignonce.diagnostics import compare_gradients, leading_eigenvalues, random_plane, surface
 from alignonce.experiments.facts import Fact, Facts
-from alignonce.experiments.measures import groups as groups_module
 from alignonce.experiments.measures.example_sets import ExampleSets
 from alignonce.experiments.measures.groups import GROUPS
 from alignonce.experiments.measures.plan import GROUP_NAMES, AnalysisPlan
@@ -24,6 +22,7 @@ from alignonce.experiments.runs.folder import RunFolder
 from alignonce.experiments.setting import Setting
 from alignonce.experiments.training.loop import as_pixels, train
 from alignonce.robustness import adversarial_evaluation, corruption_accuracy
+from helpers.small_runs import made_data, made_images, save_small_run, small_config
 
 SMALL = {
     "images": 24, "products": 6, "eigenvalues": 2, "density_runs": 1, "points": 3, "severities": (1, 5),
@@ -35,8 +34,8 @@ def small_plan(**changes) -> AnalysisPlan:
     return AnalysisPlan(**(SMALL | changes))
 
 
-def small_analysis(runs, out, **changes):
-    return analyse([runs], small_plan(**changes), out, lambda run: made_data())
+def small_analysis(runs, out, *, known=GROUPS, figures=True, **changes):
+    return analyse([runs], small_plan(**changes), out, lambda run: made_data(), known=known, figures=figures)
 
 
 def contents(folder):
@@ -109,7 +108,7 @@ def test_eigenvalues_and_plane_are_those_of_the_diagnostics(analysed, on_trainin
     assert table.pick(measure="plane_loss").values == pytest.approx(plane.loss.flatten().tolist(), rel=1e-5)
 
 
-def test_accuracies_under_corruption_and_attack_are_those_of_the_robustness_room(analysed, on_test, runs):
+def test_accuracies_under_corruption_and_attack_are_those_of_the_robustness_package(analysed, on_test, runs):
     table = analysed[1].table.pick(run="fa", measure="accuracy")
     report = corruption_accuracy(*on_test, severities=(1, 5))
     rows = [row for row in table.pick(group="corruptions") if row.item != "none"]
@@ -188,8 +187,8 @@ def test_headlines_and_verdicts_name_every_rule(analysed):
     assert [line.split(":")[0] for line in masking_lines(table)] == ["bp", "fa", "soft-0.5"]
 
 
-def count_steps(monkeypatch, fail=()):
-    """Count the groups that are measured; let some of (rule, group) fail."""
+def counted_groups(fail=()):
+    """The groups, and a list of what is measured; some of (rule, group) fail."""
     taken = []
 
     def counting(name, steps):
@@ -201,76 +200,67 @@ def count_steps(monkeypatch, fail=()):
 
         return counted
 
-    changed = {n: replace(g, steps=counting(n, g.steps)) for n, g in GROUPS.items()}
-    monkeypatch.setattr("alignonce.experiments.measures.run.GROUPS", changed)
-    return taken
+    return {n: replace(g, steps=counting(n, g.steps)) for n, g in GROUPS.items()}, taken
 
 
 FAST = ("flow", "generalisation")
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
+def undrawn_analysis(runs, out, **changes):
     """Figures take longer than what these tests are about."""
-    monkeypatch.setattr("alignonce.experiments.measures.run.save_all_figures", lambda *_: [])
+    return small_analysis(runs, out, figures=False, **changes)
 
 
-@pytest.mark.usefixtures("undrawn")
-def test_second_analysis_measures_nothing_again(runs, tmp_path, monkeypatch):
-    first = small_analysis(runs, tmp_path, measures=FAST)
-    taken = count_steps(monkeypatch)
+def test_second_analysis_measures_nothing_again(runs, tmp_path):
+    first = undrawn_analysis(runs, tmp_path, measures=FAST)
+    known, taken = counted_groups()
     no_data = lambda run: pytest.fail("read data in vain")  # noqa: E731
-    second = analyse([runs], small_plan(measures=FAST), tmp_path, no_data)
+    second = analyse([runs], small_plan(measures=FAST), tmp_path, no_data, figures=False, known=known)
     assert not taken
     assert second.skipped == second.parts == 6
     assert list(second.table) == list(first.table)
 
 
-@pytest.mark.usefixtures("undrawn")
-def test_other_settings_are_measured_again_and_only_where_they_matter(runs, tmp_path, monkeypatch):
-    small_analysis(runs, tmp_path, measures=("generalisation", "weights"))
-    taken = count_steps(monkeypatch)
-    small_analysis(runs, tmp_path, measures=("generalisation", "weights"), repeats=2)
+def test_other_settings_are_measured_again_and_only_where_they_matter(runs, tmp_path):
+    undrawn_analysis(runs, tmp_path, measures=("generalisation", "weights"))
+    known, taken = counted_groups()
+    undrawn_analysis(runs, tmp_path, known=known, measures=("generalisation", "weights"), repeats=2)
     assert taken == [(run, "weights") for run in ("bp", "fa", "soft-0.5")]
 
 
-@pytest.mark.usefixtures("undrawn")
-def test_another_network_in_the_same_folder_is_measured_again(runs, tmp_path, monkeypatch):
+def test_another_network_in_the_same_folder_is_measured_again(runs, tmp_path):
     shutil.copytree(runs, tmp_path / "runs")
-    small_analysis(tmp_path / "runs", tmp_path / "out", measures=FAST)
+    undrawn_analysis(tmp_path / "runs", tmp_path / "out", measures=FAST)
     shutil.copy(runs / "soft-0.5" / "model.safetensors", tmp_path / "runs" / "fa")
-    taken = count_steps(monkeypatch)
-    small_analysis(tmp_path / "runs", tmp_path / "out", measures=FAST)
+    known, taken = counted_groups()
+    undrawn_analysis(tmp_path / "runs", tmp_path / "out", known=known, measures=FAST)
     assert taken == [("fa", name) for name in FAST]
 
 
-@pytest.mark.usefixtures("undrawn")
-def test_failing_measure_is_listed_and_the_others_go_on(runs, tmp_path, monkeypatch):
-    with monkeypatch.context() as failing:
-        count_steps(failing, fail={("fa", "flow")})
-        result = small_analysis(runs, tmp_path, measures=FAST)
+def test_failing_measure_is_listed_and_the_others_go_on(runs, tmp_path):
+    known, _ = counted_groups(fail={("fa", "flow")})
+    result = undrawn_analysis(runs, tmp_path, known=known, measures=FAST)
     assert failure_lines(result.failures) == ["fa, flow: went wrong"]
     assert '"went wrong"' in (tmp_path / "analysis.json").read_text()
     pairs = {(row.run, row.group) for row in result.table}
     assert len(pairs) == 5
     assert ("fa", "generalisation") in pairs
-    assert not small_analysis(runs, tmp_path, measures=FAST).failures
+    assert not undrawn_analysis(runs, tmp_path, measures=FAST).failures
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_diverged_run_is_listed_once(runs, tmp_path):
     shutil.copytree(runs / "bp", tmp_path / "runs" / "bp")
     data, config = made_data(), small_config(rule="fa", epochs=1)
     diverged = replace(train(config, data), status="diverged")
     RunFolder(tmp_path / "runs" / "fa").save(config, data, diverged)
-    result = small_analysis(tmp_path / "runs", tmp_path / "out", measures=FAST)
+    result = undrawn_analysis(tmp_path / "runs", tmp_path / "out", measures=FAST)
     (line,) = failure_lines(result.failures)
     assert line.startswith("fa, flow generalisation: ")
     assert "holds no network" in line
     assert result.table.distinct("rule") == ["bp"]
 
 
-def test_interruption_keeps_what_was_measured(runs, tmp_path, monkeypatch):
+def test_interruption_keeps_what_was_measured(runs, tmp_path):
     real = GROUPS["generalisation"].steps
 
     def interrupt(subject, plan):
@@ -279,8 +269,7 @@ def test_interruption_keeps_what_was_measured(runs, tmp_path, monkeypatch):
         return real(subject, plan)
 
     changed = GROUPS | {"generalisation": replace(GROUPS["generalisation"], steps=interrupt)}
-    monkeypatch.setattr("alignonce.experiments.measures.run.GROUPS", changed)
-    result = small_analysis(runs, tmp_path, measures=FAST)
+    result = small_analysis(runs, tmp_path, known=changed, measures=FAST)
     assert result.interrupted
     assert {(row.run, row.group) for row in result.table} == {
         ("bp", "flow"), ("bp", "generalisation"), ("fa", "flow"),
@@ -288,6 +277,7 @@ def test_interruption_keeps_what_was_measured(runs, tmp_path, monkeypatch):
     assert (tmp_path / "flow.png").exists()
 
 
+@pytest.mark.slow
 def test_seeds_are_averaged_and_compared_with_backpropagation_of_their_own(runs, tmp_path):
     for rule in ("bp", "fa"):
         save_small_run(tmp_path / "more" / rule, rule=rule, epochs=1, seed=1)
@@ -302,6 +292,7 @@ def test_seeds_are_averaged_and_compared_with_backpropagation_of_their_own(runs,
     assert len(result.table.distinct("run")) == 5
 
 
+@pytest.mark.slow
 def test_colour_images_and_batch_norm_are_measured(tmp_path):
     data = made_data(shape=(3, 12, 10))
     config = small_config(model="resnet", depth=1, width=2, epochs=1, rule="soft:0.5")
@@ -342,11 +333,16 @@ def test_the_folder_of_a_run_is_no_place_for_results(runs):
         small_analysis(runs, runs / "bp")
 
 
-def test_missing_library_is_named_before_any_work(runs, tmp_path, monkeypatch):
+def test_missing_library_is_named_before_any_work(runs, tmp_path):
     missing = {"kornia", "hessian_eigenthings"}
-    monkeypatch.setattr(groups_module, "find_spec", lambda name: None if name in missing else name)
+    known = {
+        name: replace(group, library=("no_such_module", group.library[1]))
+        if group.library is not None and group.library[0] in missing
+        else group
+        for name, group in GROUPS.items()
+    }
     with pytest.raises(ValueError, match=r"alignonce\[diagnostics,robustness\].*--measures alignment flow"):
-        small_analysis(runs, tmp_path / "out")
+        small_analysis(runs, tmp_path / "out", known=known)
     assert not (tmp_path / "out").exists()
 
 

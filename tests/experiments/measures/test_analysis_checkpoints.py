@@ -1,7 +1,6 @@
 import pytest
 import torch
 from PIL import Image
-from small_runs import made_data, made_images, save_small_run, small_config
 from torch.nn import functional as F
 
 from alignonce.diagnostics import compare_gradients, trajectory_plane
@@ -11,6 +10,7 @@ from alignonce.experiments.measures.run import analyse
 from alignonce.experiments.runs.folder import RunFolder
 from alignonce.experiments.runs.train_into import train_and_save
 from alignonce.experiments.training.loop import as_pixels
+from helpers.small_runs import made_data, made_images, save_small_run, small_config
 
 PLAN = AnalysisPlan(
     checkpoints=True, measures=("alignment", "flow", "curvature"), images=24, products=6, eigenvalues=2,
@@ -83,6 +83,7 @@ def test_run_without_checkpoints_is_told_the_remedy(tmp_path):
         analyse([tmp_path / "run"], PLAN, tmp_path / "out", lambda run: made_data())
 
 
+@pytest.mark.slow
 def test_random_state_is_untouched(runs, tmp_path):
     torch.manual_seed(4)
     before = torch.get_rng_state()

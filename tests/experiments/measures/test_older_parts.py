@@ -1,7 +1,6 @@
-from small_runs import made_data, save_small_run
-
 from alignonce.experiments.measures.plan import AnalysisPlan
 from alignonce.experiments.measures.run import analyse
+from helpers.small_runs import made_data, save_small_run
 
 
 def test_what_was_measured_under_older_names_is_not_measured_again(tmp_path):

@@ -142,8 +142,8 @@ def test_feedback_scale_is_refused_where_it_would_not_last(rule):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"model": "resnet", "shortcuts": True}, "shortcuts is an option of the mlp only"),
-        ({"model": "resnet", "hidden_norm": "layer"}, "hidden_norm is an option of the mlp only"),
+        ({"model": "resnet", "shortcuts": True}, "shortcuts is for mlp only"),
+        ({"model": "resnet", "hidden_norm": "layer"}, "hidden_norm is for mlp only"),
         ({"depth": 1, "shortcuts": True}, "depth must be at least 2 with shortcuts"),
         ({"hidden_norm": "group"}, "hidden_norm"),
         ({"feedback_scale": 0}, "feedback_scale"),

@@ -2,7 +2,6 @@ import math
 
 import pytest
 import torch
-from small_runs import made_images, small_config
 from torch import nn
 from torch.nn import functional as F
 
@@ -16,6 +15,7 @@ from alignonce.experiments.models.resnet import ResidualBlock
 from alignonce.experiments.models.vit import Block
 from alignonce.experiments.tasks import ImageClassification
 from alignonce.experiments.training.loop import as_pixels, train
+from helpers.small_runs import made_images, small_config
 
 SMALL = [
     {"model": "mlp", "depth": 2, "width": 16},

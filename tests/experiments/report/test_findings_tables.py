@@ -4,7 +4,7 @@ from rich.console import Console
 
 from alignonce.experiments.claims import Finding, evaluate
 from alignonce.experiments.report.markdown import findings_count, findings_markdown, findings_table
-from experiments.claims.made_evidence import accuracies
+from helpers.made_evidence import accuracies
 
 EVIDENCE = accuracies({"bp": [0.9, 0.91], "fa": [0.3, 0.31], "soft:0.5": [0.9, 0.911]})
 

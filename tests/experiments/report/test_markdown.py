@@ -4,7 +4,7 @@ import pytest
 
 from alignonce.experiments.report import results_markdown
 from alignonce.experiments.report.markdown import escaped
-from made_study import NASTY, RULES, made_content
+from helpers.made_report import NASTY, RULES, made_content
 
 
 @pytest.fixture(scope="module")

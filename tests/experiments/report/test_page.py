@@ -9,7 +9,7 @@ import pytest
 from alignonce.experiments.figures.style import rule_label
 from alignonce.experiments.report import report_page
 from alignonce.experiments.setting import NO_SETTING
-from made_study import NASTY, RULES, SEEDS, made_content
+from helpers.made_report import NASTY, RULES, SEEDS, made_content
 
 
 class Page(HTMLParser):

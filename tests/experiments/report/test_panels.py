@@ -18,7 +18,7 @@ from alignonce.experiments.figures.panels import (
 from alignonce.experiments.figures.style import dark_page_color
 from alignonce.experiments.report.plots_claims import claim_plot, claim_sweep_plot
 from alignonce.experiments.setting import Setting
-from made_study import made_content
+from helpers.made_report import made_content
 
 
 @pytest.fixture(scope="module")

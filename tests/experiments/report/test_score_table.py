@@ -11,7 +11,7 @@ from alignonce.experiments.report.plots_training import training_plots
 from alignonce.experiments.report.score_table import score_table
 from alignonce.experiments.setting import Setting
 from alignonce.experiments.studies.study import Study
-from made_study import made_content
+from helpers.made_report import made_content
 
 BITS = {
     ("bp", 0): 2.0,

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from alignonce.experiments.report import write_report
-from made_study import NASTY, made_content
+from helpers.made_report import NASTY, made_content
 
 FIGURES = (
     "verdicts",

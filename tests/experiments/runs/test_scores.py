@@ -1,6 +1,5 @@
-from small_runs import save_small_run
-
 from alignonce.experiments.runs.scores import ACCURACY, SCORES, final_score, score_of
+from helpers.small_runs import save_small_run
 
 
 def test_score_of_a_saved_run_is_that_of_its_task(tmp_path):

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from made_studies import TRAIN, made_part, made_study
 
 from alignonce.experiments.data.source import DataSource
 from alignonce.experiments.files import locked
@@ -19,6 +18,7 @@ from alignonce.experiments.studies.execution import run_study
 from alignonce.experiments.studies.folder import StudyFolder
 from alignonce.experiments.studies.jobs import Train
 from alignonce.experiments.studies.pool import run_in_processes
+from helpers.small_studies import TRAIN, made_part, made_study
 
 SOURCE = DataSource(hub=False)
 
@@ -70,21 +70,20 @@ def test_rules_of_a_seed_share_weights_and_batches(tmp_path):
     assert first["bp", 0] == first["fa", 0] != first["bp", 1] == first["fa", 1]
 
 
-def test_a_failing_run_does_not_stop_the_others_and_is_tried_again(tmp_path, monkeypatch):
-    real = Train.__call__
-
-    def breaking(job):
-        if job.config.rule == "fa" and job.config.seed == 0:
+def test_a_failing_run_does_not_stop_the_others_and_is_tried_again(tmp_path):
+    class Breaking(Train):
+        def __call__(self) -> None:
             raise RuntimeError("the lights went out")
-        real(job)
 
-    monkeypatch.setattr(Train, "__call__", breaking)
+    def breaking_once(jobs, on_start, on_end):
+        breaking = (Breaking(**vars(job)) if job.name == "main: fa, seed 0" else job for job in jobs)
+        at_once(breaking, on_start, on_end)
+
     study = made_study()
-    result = run(study, tmp_path)
+    result = run_study(study, StudyFolder(tmp_path), SOURCE, executor=breaking_once)
     assert [state for _, state in result.states] == ["done", "failed", "done", "done"]
     assert result.failures == {"main: fa, seed 0": "the lights went out"}
     assert StudyFolder(tmp_path).failures() == result.failures
-    monkeypatch.setattr(Train, "__call__", real)
     assert [state for _, state in run(study, tmp_path).states] == ["done"] * 4
     assert StudyFolder(tmp_path).failures() == {}
 

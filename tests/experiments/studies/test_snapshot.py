@@ -1,8 +1,7 @@
-from made_studies import made_study
-
 from alignonce.experiments.data.source import DataSource
 from alignonce.experiments.studies.execution import run_study
 from alignonce.experiments.studies.folder import StudyFolder
+from helpers.small_studies import made_study
 
 
 def in_this_process(jobs, on_start, on_end):

@@ -1,10 +1,10 @@
 import json
 
 import pytest
-from made_studies import TRAIN, made_part, made_study
 from pydantic import ValidationError
 
 from alignonce.experiments.studies.study import load_study, shipped_studies, study_schema
+from helpers.small_studies import TRAIN, made_part, made_study
 
 VARIED = {name: value for name, value in TRAIN.items() if name != "depth"}
 
@@ -41,7 +41,7 @@ def test_seeds_of_a_part_win():
         ({"train": {"dept": 3}}, "unknown settings dept; known are .*depth"),
         ({"vary": {"depth": (1, 2)}}, "depth cannot be both in train and in vary"),
         ({"vary": {"epochs": ()}, "train": {}}, "epochs must have at least one value"),
-        ({"vary": {"data": ("a/b",)}, "train": {}}, "must not hold blanks"),
+        ({"vary": {"data": ("a/b",)}, "train": {}}, "must not contain blanks"),
         ({"train": {"epochs": 0}}, "greater than or equal to 1"),
         ({"name": "Has Blanks"}, "should match pattern"),
         ({"rules": ()}, "at least 1 item"),

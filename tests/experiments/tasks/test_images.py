@@ -1,11 +1,11 @@
 import pytest
 import torch
-from small_runs import made_data, made_images, small_config
 
 from alignonce.experiments.config.run import RunConfig
 from alignonce.experiments.tasks import ImageClassification
 from alignonce.experiments.tasks.images import as_pixels
 from alignonce.experiments.training.loop import train
+from helpers.small_runs import WatchedTask, made_data, made_images, small_config
 
 
 def test_loss_and_score_are_those_of_the_numbered_examples():
@@ -40,30 +40,23 @@ def test_testing_leaves_each_part_in_its_own_mode(fails):
     assert torch.is_grad_enabled()
 
 
-def seen_images(monkeypatch, **changes):
+def seen_images(**changes):
     """What the network of a run is shown in training, in order."""
     seen = []
-    loss = ImageClassification.loss
-
-    def watched(task, forward, batch):
-        seen.append(batch[0].clone())
-        return loss(task, forward, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ImageClassification, "loss", watched)
-        train(small_config(epochs=1, **changes), made_data())
+    task = WatchedTask(made_images(), on_batch=lambda images: seen.append(images.clone()))
+    train(small_config(epochs=1, **changes), task)
     return torch.cat(seen)
 
 
-def test_augmented_images_depend_on_the_seed_and_never_on_the_rule(monkeypatch):
+def test_augmented_images_depend_on_the_seed_and_never_on_the_rule():
     plain, first, other = (
-        seen_images(monkeypatch, augment=augment, rule=rule)
+        seen_images(augment=augment, rule=rule)
         for augment, rule in (("none", "bp"), ("shift", "bp"), ("shift", "soft:0.5"))
     )
     assert torch.equal(first, other)
     changed = (first != plain).flatten(1).any(1).float().mean()
     assert changed > 0.5  # of 9 shifts, one is none
-    assert not torch.equal(first, seen_images(monkeypatch, augment="shift-mirror", rule="bp"))
+    assert not torch.equal(first, seen_images(augment="shift-mirror", rule="bp"))
 
 
 def test_test_images_are_never_augmented():

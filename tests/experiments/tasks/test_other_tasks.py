@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import torch
-from small_runs import small_config
 from torch.nn import functional as F
 
 from alignonce import SoftAlignment, set_learning_rule
 from alignonce.experiments.training.loop import train
+from helpers.small_runs import small_config
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 
 import torch
-from small_runs import made_data, small_config
 
 from alignonce.experiments.runs.folder import RunFolder
 from alignonce.experiments.runs.train_into import train_and_save
 from alignonce.experiments.training.resuming import SaveEvery
+from helpers.small_runs import made_data, small_config
 
 
 def attempt(folder: Path, rule: str) -> int:

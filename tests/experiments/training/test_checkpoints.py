@@ -1,6 +1,5 @@
 import pytest
 import torch
-from small_runs import made_data, small_config, without_time
 
 from alignonce import feedback_weights
 from alignonce.cli.main import main
@@ -11,6 +10,7 @@ from alignonce.experiments.runs.train_into import train_and_save
 from alignonce.experiments.training.checkpoints import checkpoint_steps
 from alignonce.experiments.training.loop import as_pixels, train
 from alignonce.experiments.training.tracking import build_tracker
+from helpers.small_runs import made_data, small_config, without_time
 
 ALL = ("alignment", "gradients", "flow")
 

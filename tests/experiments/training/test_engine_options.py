@@ -1,9 +1,9 @@
 import pytest
 import torch
-from small_runs import made_data, small_config, without_time
 
 from alignonce.experiments.training.engine import Engine
 from alignonce.experiments.training.loop import train
+from helpers.small_runs import made_data, small_config, without_time
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 3, 7])
@@ -57,5 +57,5 @@ def test_mixed_precision_learns_nearly_the_same_and_keeps_float32_weights():
 
 
 def test_compiled_and_sharded_do_not_go_together():
-    with pytest.raises(ValueError, match="compile does not go with strategy fsdp"):
+    with pytest.raises(ValueError, match="compile is not available with strategy fsdp"):
         Engine(small_config(compile=True, strategy="fsdp", devices=2))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import without_time
 
 from alignonce.experiments.runs.folder import RunFolder
+from helpers.small_runs import without_time
 
 pytestmark = pytest.mark.faults
 

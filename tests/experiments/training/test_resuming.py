@@ -11,7 +11,6 @@ import sys
 
 import pytest
 import torch
-from small_runs import made_data, small_config, without_time
 from torch.nn import functional as F
 
 from alignonce.experiments.runs.finding import find_run, free_folder
@@ -21,6 +20,7 @@ from alignonce.experiments.tasks import ImageClassification
 from alignonce.experiments.training.loop import train
 from alignonce.experiments.training.resuming import ResumePoint, ResumePoints, SaveEvery
 from alignonce.experiments.training.tracking import build_tracker
+from helpers.small_runs import made_data, small_config, without_time
 
 pytestmark = pytest.mark.faults
 
@@ -359,18 +359,13 @@ def test_run_goes_on_when_no_point_can_be_written(tmp_path):
     assert same_state(result.model, train(config, data).model)
 
 
-def test_run_that_cannot_be_saved_can_still_be_finished(tmp_path, monkeypatch):
-    from alignonce.experiments.runs import folder as runs
-
+def test_run_that_cannot_be_saved_can_still_be_finished(tmp_path):
     data, config = made_data(), small_config()
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(runs, "save_file", full)
-    with pytest.raises(OSError, match="No space left"):
+    # A folder in the way of the file fails as a full disk does: when the run is saved, at its end.
+    (tmp_path / "model.safetensors").mkdir()
+    with pytest.raises(OSError, match=r"model\.safetensors"):
         train_and_save(config, data, RunFolder(tmp_path), every=SaveEvery(None, 7))
-    monkeypatch.undo()
+    (tmp_path / "model.safetensors").rmdir()
     assert not RunFolder(tmp_path).is_finished()
     assert len(list((tmp_path / "resume").glob("step-*"))) == 2
     assert train_and_save(config, data, RunFolder(tmp_path)).summary.status == "done"
@@ -407,12 +402,9 @@ def test_senseless_intervals_are_refused(seconds, steps):
         SaveEvery(seconds, steps)
 
 
-def test_points_are_due_by_steps_or_by_time(tmp_path, monkeypatch):
-    from alignonce.experiments.training import resuming
-
+def test_points_are_due_by_steps_or_by_time(tmp_path):
     now = 100.0
-    monkeypatch.setattr(resuming.time, "monotonic", lambda: now)
-    points = ResumePoints(tmp_path, IDENTITY, SaveEvery(60, 10))
+    points = ResumePoints(tmp_path, IDENTITY, SaveEvery(60, 10), clock=lambda: now)
     assert not points.due(9)
     assert points.due(10)
     now += 60

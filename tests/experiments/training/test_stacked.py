@@ -1,10 +1,10 @@
 import pytest
 import torch
-from small_runs import made_data, small_config
 from torch.nn import functional as F
 
 from alignonce import alignment
 from alignonce.experiments.training.stacked import StackedNetworks
+from helpers.small_runs import made_data, small_config
 
 
 @pytest.fixture
@@ -19,10 +19,9 @@ def networks_of(task, rules, **changes):
 
 
 @pytest.mark.parametrize("calls", [1, 20], ids=["traced", "untraced"])
-def test_gradients_are_those_of_each_network_on_its_own_batch(task, monkeypatch, calls):
-    monkeypatch.setattr("alignonce.experiments.training.stacked._CALLS_BEFORE_TRACING", calls)
+def test_gradients_are_those_of_each_network_on_its_own_batch(task, calls):
     networks = networks_of(task, ["fa", "soft:0.5", "soft:1"])
-    stacked = StackedNetworks(networks, task.loss)
+    stacked = StackedNetworks(networks, task.loss, calls)
     for size in (8, 5):
         examples = torch.randperm(200, generator=torch.Generator().manual_seed(size))[: 3 * size].view(
             3, size
@@ -40,10 +39,9 @@ def test_gradients_are_those_of_each_network_on_its_own_batch(task, monkeypatch,
                 torch.testing.assert_close(stack.grad[i], weight.grad, rtol=1e-5, atol=1e-7)
 
 
-def test_tracing_counts_no_batch_for_running_statistics(task, monkeypatch):
-    monkeypatch.setattr("alignonce.experiments.training.stacked._CALLS_BEFORE_TRACING", 2)
+def test_tracing_counts_no_batch_for_running_statistics(task):
     networks = networks_of(task, ["fa", "fa"], model="resnet", depth=1, width=4)
-    stacked = StackedNetworks(networks, task.loss)
+    stacked = StackedNetworks(networks, task.loss, 2)
     for batches, size in enumerate((8, 8, 8, 5), start=1):  # traced in the second
         stacked.learn(task.batch(torch.arange(2 * size).view(2, size)))
         counts = [value for name, value in stacked.network(0).named_buffers() if name.endswith("tracked")]

@@ -2,15 +2,19 @@ import math
 import os
 import shutil
 import signal
+from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
-from small_runs import made_data, small_config, without_time
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from alignonce.experiments.runs.folder import RunFolder
+from alignonce.experiments.training import together as module
 from alignonce.experiments.training.loop import train
 from alignonce.experiments.training.metrics import Metrics
-from alignonce.experiments.training.together import groups_of, train_together
+from alignonce.experiments.training.together import groups_of
+from helpers.small_runs import made_data, small_config, without_time
 
 FIXED_FEEDBACK = ("fa", "soft:0.5", "soft:1")
 
@@ -44,10 +48,9 @@ def assert_same(together, alone, losses=1e-5):
         torch.testing.assert_close(states[0][name], value, rtol=1e-3, atol=1e-3, msg=name)
 
 
-@pytest.fixture(autouse=True)
-def traced_after_few_calls(monkeypatch):
-    """Runs as short as these would never be traced."""
-    monkeypatch.setattr("alignonce.experiments.training.stacked._CALLS_BEFORE_TRACING", 3)
+# Runs as short as these would never be traced.
+train_together = partial(module.train_together, calls_before_tracing=3)
+looked_at_each_step = partial(train_together, steps_per_check=1)
 
 
 @pytest.mark.parametrize("rules", [("bp",), FIXED_FEEDBACK, ("dfa",)], ids=["bp", "feedback", "dfa"])
@@ -84,6 +87,7 @@ def test_settings_of_the_loop_hold_for_each_run_as_for_one_alone(settings):
         assert together.metrics.series("step_loss")[1] != pytest.approx(plain, rel=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -119,12 +123,11 @@ def test_each_run_diverges_at_its_own_step():
 
 
 @pytest.mark.parametrize("check", [1, 3, 20])
-def test_a_diverging_run_leaves_the_others_as_they_are(monkeypatch, check):
-    monkeypatch.setattr("alignonce.experiments.training.loop.STEPS_PER_CHECK", check)
+def test_a_diverging_run_leaves_the_others_as_they_are(check):
     data, runs = made_data(), runs_of(["fa", "soft:0.5"], optimizer="sgd", learning_rate=0.01)
-    undisturbed = train_together(runs, data)
-    break_in_step(monkeypatch, 5, run=1)
-    results = train_together(runs, data)
+    undisturbed = train_together(runs, data, steps_per_check=check)
+    with broken_in_step(5, run=1):
+        results = train_together(runs, data, steps_per_check=check)
     assert [result.status for result in results] == ["done", "diverged", "done", "done"]
     assert results[1].step == 6
     assert len(results[1].metrics.series("step_loss")[1]) == 6
@@ -132,44 +135,45 @@ def test_a_diverging_run_leaves_the_others_as_they_are(monkeypatch, check):
         assert without_time(results[index].metrics) == without_time(undisturbed[index].metrics)
 
 
-def test_divergence_in_the_very_last_step_is_found(monkeypatch):
-    break_in_step(monkeypatch, 14, run=0)
-    results = train_together(runs_of(["fa"], optimizer="sgd"), made_data())
+def test_divergence_in_the_very_last_step_is_found():
+    with broken_in_step(14, run=0):
+        results = train_together(runs_of(["fa"], optimizer="sgd"), made_data())
     assert [(result.status, result.step) for result in results] == [("diverged", 14), ("done", 14)]
 
 
-def break_in_step(monkeypatch, step, run):
-    original, calls = torch.optim.SGD.step, []
+@contextmanager
+def broken_in_step(step, run):
+    steps = []
 
-    def breaking_step(self, *args):
-        original(self, *args)
-        calls.append(1)
-        if len(calls) == step:
-            with torch.no_grad():
-                self.param_groups[0]["params"][0][run].fill_(math.nan)
+    @torch.no_grad()
+    def break_it(optimizer, args, kwargs):
+        steps.append(1)
+        if len(steps) == step:
+            optimizer.param_groups[0]["params"][0][run].fill_(math.nan)
 
-    monkeypatch.setattr(torch.optim.SGD, "step", breaking_step)
+    handle = register_optimizer_step_post_hook(break_it)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
-def test_interrupt_keeps_what_was_measured(monkeypatch):
-    monkeypatch.setattr("alignonce.experiments.training.loop.STEPS_PER_CHECK", 1)
-
+def test_interrupt_keeps_what_was_measured():
     def interrupt(progress):
         if progress.step == 10:
             raise KeyboardInterrupt
 
     data, runs = made_data(), runs_of(["fa"], epochs=30)
     whole = train_together(runs_of(["fa"]), data)
-    for result, reference in zip(train_together(runs, data, interrupt), whole, strict=True):
+    for result, reference in zip(looked_at_each_step(runs, data, interrupt), whole, strict=True):
         assert (result.status, result.step) == ("interrupted", 10)
         kept = without_time(result.metrics)
         assert kept == without_time(reference.metrics)[: len(kept)]
         assert len(result.metrics.series("step_loss")[1]) == 10
 
 
-def test_sigterm_ends_all_runs_after_the_present_step(monkeypatch):
-    monkeypatch.setattr("alignonce.experiments.training.loop.STEPS_PER_CHECK", 1)
-    ended = train_together(
+def test_sigterm_ends_all_runs_after_the_present_step():
+    ended = looked_at_each_step(
         runs_of(["fa"]), made_data(),
         lambda progress: os.kill(os.getpid(), signal.SIGTERM) if progress.step == 3 else None,
     )  # fmt: skip
@@ -187,20 +191,20 @@ def stop_at(step):
     return lambda progress: os.kill(os.getpid(), signal.SIGTERM) if progress.step == step else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [{"augment": "shift"}, {"optimizer": "sgd", "model": "resnet", "depth": 1, "width": 4}],
     ids=["adam-augment", "sgd-resnet"],
 )
-def test_resumed_runs_end_as_those_that_never_stopped(monkeypatch, tmp_path, settings):
-    monkeypatch.setattr("alignonce.experiments.training.loop.STEPS_PER_CHECK", 1)
+def test_resumed_runs_end_as_those_that_never_stopped(tmp_path, settings):
     data, runs = made_data(), runs_of(["fa", "soft:0.5"], **settings)
-    whole = train_together(runs, data)
+    whole = looked_at_each_step(runs, data)
     points = points_of(tmp_path, runs, data)
     for step in (3, 10):
-        stopped = train_together(runs, data, stop_at(step), resume=points)
+        stopped = looked_at_each_step(runs, data, stop_at(step), resume=points)
         assert [(result.status, result.step) for result in stopped] == [("interrupted", step)] * 4
-    for resumed, reference in zip(train_together(runs, data, resume=points), whole, strict=True):
+    for resumed, reference in zip(looked_at_each_step(runs, data, resume=points), whole, strict=True):
         assert resumed.status == "done"
         assert without_time(resumed.metrics) == without_time(reference.metrics)
         torch.testing.assert_close(
@@ -208,33 +212,30 @@ def test_resumed_runs_end_as_those_that_never_stopped(monkeypatch, tmp_path, set
         )
 
 
-def test_runs_go_on_from_the_newest_step_that_all_have_and_alone_too(monkeypatch, tmp_path):
-    monkeypatch.setattr("alignonce.experiments.training.loop.STEPS_PER_CHECK", 1)
+def test_runs_go_on_from_the_newest_step_that_all_have_and_alone_too(tmp_path):
     data, runs = made_data(), runs_of(["fa", "soft:0.5"], seeds=(0,))
     points = points_of(tmp_path, runs, data)
     for step in (3, 5):
-        train_together(runs, data, stop_at(step), resume=points)
+        looked_at_each_step(runs, data, stop_at(step), resume=points)
     shutil.rmtree(points[1].folder / "step-000005")
     reports = []
-    results = train_together(runs, data, reports.append, resume=points)
+    results = looked_at_each_step(runs, data, reports.append, resume=points)
     assert reports[0].step == 4
     assert_same(results[0], train(runs[0], data))
     assert [point.newest().step for point in points] == [5, 3]
     assert_same(train(runs[1], data, resume=points[1]), train(runs[1], data))
     shutil.rmtree(points[1].folder)
     anew = []
-    train_together(runs, data, anew.append, resume=points)
+    looked_at_each_step(runs, data, anew.append, resume=points)
     assert anew[0].step == 1
 
 
-def test_a_run_that_has_diverged_does_not_go_on_when_the_others_do(monkeypatch, tmp_path):
-    monkeypatch.setattr("alignonce.experiments.training.loop.STEPS_PER_CHECK", 1)
+def test_a_run_that_has_diverged_does_not_go_on_when_the_others_do(tmp_path):
     data, runs = made_data(), runs_of(["fa"], optimizer="sgd")
     points = points_of(tmp_path, runs, data)
-    with monkeypatch.context() as patch:
-        break_in_step(patch, 5, run=1)
-        train_together(runs, data, stop_at(9), resume=points)
-    results = train_together(runs, data, resume=points)
+    with broken_in_step(5, run=1):
+        looked_at_each_step(runs, data, stop_at(9), resume=points)
+    results = looked_at_each_step(runs, data, resume=points)
     assert [(result.status, result.step) for result in results] == [("done", 14), ("diverged", 6)]
     assert len(results[1].metrics.series("step_loss")[1]) == 6
 
@@ -321,9 +322,9 @@ def test_runs_that_are_no_group_are_refused():
     data = made_data()
     with pytest.raises(ValueError, match="at least one run"):
         train_together([], data)
-    with pytest.raises(ValueError, match="differ in seed and rule only"):
+    with pytest.raises(ValueError, match="differ only in seed and rule"):
         train_together(runs_of(["bp", "fa"]), data)
-    with pytest.raises(ValueError, match="differ in seed and rule only"):
+    with pytest.raises(ValueError, match="differ only in seed and rule"):
         train_together([small_config(rule="fa"), small_config(rule="fa", width=8)], data)
-    with pytest.raises(ValueError, match=r"run kp:.*, seed 0, cannot train with others"):
+    with pytest.raises(ValueError, match=r"run kp:.*, seed 0, cannot be trained in a stack"):
         train_together(runs_of(["fa", "kp"]), data)

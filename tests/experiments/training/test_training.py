@@ -3,16 +3,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from small_runs import made_data, small_config, without_time
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from alignonce import RandomFeedback, set_learning_rule
 from alignonce.experiments.config.devices import pick_device
 from alignonce.experiments.config.schedules import rate_factor
 from alignonce.experiments.config.seeds import derived_seed
-from alignonce.experiments.tasks import images
-from alignonce.experiments.training import loop as training
 from alignonce.experiments.training.loop import evaluate, train
+from helpers.small_runs import WatchedTask, made_data, made_images, small_config, without_time
 
 
 def test_run_twice_measures_bitwise_the_same():
@@ -23,35 +21,26 @@ def test_run_twice_measures_bitwise_the_same():
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
-def test_rules_of_one_seed_see_the_same_batches_and_start_alike(monkeypatch):
-    seen = []
-
-    def spy(stored):
-        seen.append(stored.clone())
-        return original(stored)
-
-    original = images.as_pixels
-    monkeypatch.setattr(images, "as_pixels", spy)
+def test_rules_of_one_seed_see_the_same_batches_and_start_alike():
     batches = {}
     for rule in ("bp", "fa", "soft:0.5"):
-        seen.clear()
-        result = train(small_config(rule=rule), made_data())
-        batches[rule] = list(seen), result.metrics.series("step_loss")[1][0]
+        seen = []
+        task = WatchedTask(made_images(), on_batch=lambda images, seen=seen: seen.append(images.clone()))
+        result = train(small_config(rule=rule), task)
+        batches[rule] = seen, result.metrics.series("step_loss")[1][0]
     for rule in ("fa", "soft:0.5"):
         assert len(batches[rule][0]) == len(batches["bp"][0])
         assert all(torch.equal(a, b) for a, b in zip(batches[rule][0], batches["bp"][0], strict=True))
         assert batches[rule][1] == batches["bp"][1]
 
 
-def test_batches_differ_between_seeds_and_cover_each_epoch(monkeypatch):
-    data = made_data(train_size=70)
+def test_batches_differ_between_seeds_and_cover_each_epoch():
     sizes = []
-    original = images.as_pixels
-    monkeypatch.setattr(images, "as_pixels", lambda x: (sizes.append(len(x)), original(x))[1])
+    data = WatchedTask(made_images(train_size=70), on_batch=lambda images: sizes.append(len(images)))
     losses = [
         train(small_config(seed=seed, epochs=1), data).metrics.series("step_loss")[1] for seed in (0, 1)
     ]
-    assert [size for size in sizes if size != 60] == [32, 32, 6] * 2
+    assert sizes == [32, 32, 6] * 2
     assert losses[0] != losses[1]
 
 
@@ -108,13 +97,12 @@ def test_reported_accuracies_are_those_of_the_returned_model():
     assert result.metrics.last("test_loss") == pytest.approx(loss, rel=1e-5)
 
 
-def test_evaluation_in_parts_equals_the_whole_and_keeps_the_mode(monkeypatch):
+def test_evaluation_in_parts_equals_the_whole_and_keeps_the_mode():
     data = made_data()
     model = train(small_config(model="resnet", width=4, epochs=1), data).model
     assert model.training
     whole = evaluate(model, data.images.test_images, data.images.test_labels)
-    monkeypatch.setattr(images, "TEST_BATCH", 7)
-    parts = evaluate(model, data.images.test_images, data.images.test_labels)
+    parts = evaluate(model, data.images.test_images, data.images.test_labels, at_once=7)
     assert parts == pytest.approx(whole, rel=1e-6)
     assert model.training
     evaluate(model.eval(), data.images.test_images, data.images.test_labels)
@@ -122,13 +110,13 @@ def test_evaluation_in_parts_equals_the_whole_and_keeps_the_mode(monkeypatch):
 
 
 @pytest.mark.parametrize("check", [1, 3, 20, 1000])
-def test_divergence_is_recorded_with_its_exact_step(monkeypatch, check):
-    monkeypatch.setattr(training, "STEPS_PER_CHECK", check)
+def test_divergence_is_recorded_with_its_exact_step(check):
     data = made_data()
     # Independent reference: the plain loop, looked at in every step.
     losses = _losses_of_plain_loop(data, learning_rate=1e12)
     first_bad = next(i for i, loss in enumerate(losses, start=1) if not math.isfinite(loss))
-    result = train(small_config(rule="fa", optimizer="sgd", learning_rate=1e12, epochs=3), data)
+    config = small_config(rule="fa", optimizer="sgd", learning_rate=1e12, epochs=3)
+    result = train(config, data, steps_per_check=check)
     assert result.status == "diverged"
     assert result.step == first_bad
     recorded = result.metrics.series("step_loss")[1]
@@ -156,31 +144,30 @@ def _losses_of_plain_loop(data, learning_rate):
     return losses
 
 
-def test_divergence_in_the_very_last_step_is_found(monkeypatch):
-    original = torch.optim.SGD.step
-    calls = []
+def test_divergence_in_the_very_last_step_is_found():
+    steps = []
 
-    def step_that_breaks_the_last_time(self, *args):
-        original(self, *args)
-        calls.append(1)
-        if len(calls) == 14:
-            with torch.no_grad():
-                self.param_groups[0]["params"][0].fill_(math.nan)
+    @torch.no_grad()
+    def break_the_last_time(optimizer, args, kwargs):
+        steps.append(1)
+        if len(steps) == 14:
+            optimizer.param_groups[0]["params"][0].fill_(math.nan)
 
-    monkeypatch.setattr(torch.optim.SGD, "step", step_that_breaks_the_last_time)
-    result = train(small_config(optimizer="sgd"), made_data())
+    handle = register_optimizer_step_post_hook(break_the_last_time)
+    try:
+        result = train(small_config(optimizer="sgd"), made_data())
+    finally:
+        handle.remove()
     assert (result.status, result.step) == ("diverged", 14)
 
 
-def test_interrupt_keeps_what_was_measured(monkeypatch):
-    monkeypatch.setattr(training, "STEPS_PER_CHECK", 1)
-
+def test_interrupt_keeps_what_was_measured():
     def interrupt(progress):
         if progress.step == 17:
             raise KeyboardInterrupt
 
     config = small_config(rule="fa", epochs=30)
-    result = train(config, made_data(), interrupt)
+    result = train(config, made_data(), interrupt, steps_per_check=1)
     assert result.status == "interrupted"
     assert result.step == 17
     whole = train(config, made_data())

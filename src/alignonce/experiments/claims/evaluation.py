@@ -1,4 +1,4 @@
-"""All claims, in the order in which they are told, and from the numbers of a study to its findings."""
+"""All claims, in the order of the report, and from the numbers of a study to its findings."""
 
 from __future__ import annotations
 

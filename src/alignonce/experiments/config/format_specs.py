@@ -38,7 +38,11 @@ _KINDS = (
     FormatKind("dense", "every element", lambda _: Dense()),
     FormatKind("bf16", "every element in bfloat16", lambda _: Dense(torch.bfloat16)),
     FormatKind(
-        "low-rank", "two thin factors; a part of the full rank, or a rank", _low_rank, "part", Fraction(1, 8)
+        "low-rank",
+        "two thin factors; PART: a fraction of full rank, or a rank",
+        _low_rank,
+        "part",
+        Fraction(1, 8),
     ),
     FormatKind(
         "low-rank-bf16",
@@ -51,7 +55,13 @@ _KINDS = (
     FormatKind("int4", "4 bits", lambda _: Int4()),
     FormatKind("sign", "1 bit", lambda _: Sign()),
     FormatKind("fp8", "8 bits, floating-point", lambda _: FP8()),
-    FormatKind("sparse", "the largest elements", lambda part: Sparse(float(part)), "part", Fraction(1, 2)),
+    FormatKind(
+        "sparse",
+        "the largest elements; PART: the fraction kept",
+        lambda part: Sparse(float(part)),
+        "part",
+        Fraction(1, 2),
+    ),
     FormatKind("semi-structured", "two of each four elements", lambda _: SemiStructured()),
 )
 KNOWN_FORMATS: dict[str, FormatKind] = {kind.name: kind for kind in _KINDS}

@@ -51,63 +51,64 @@ class NetworkConfig(BaseModel):
 
     model: ModelName = Field(
         "mlp",
-        description="Network: a ReLU multilayer perceptron; a small residual CNN with BatchNorm; VGG with "
-        "BatchNorm; ResNet-18; a vision transformer with patches of 4x4 pixels; an LSTM that reads an image "
-        "row by row; a GPT, for text.",
+        description="Network: a ReLU multilayer perceptron (mlp); a small residual CNN with BatchNorm "
+        "(resnet); VGG with BatchNorm; ResNet-18; a vision transformer with patches of 4x4 pixels (vit); an "
+        "LSTM that reads an image row by row; a GPT, for text.",
     )
     depth: int | None = Field(
         None,
         ge=1,
         le=1000,
-        description="mlp: hidden layers (10). resnet: blocks in each of 3 stages (1). vgg: 11, 13, 16 or 19 "
-        "(11). resnet18: 18. vit (6), gpt (4): blocks. lstm: layers (1).",
+        description="Depth, with its default. mlp: hidden layers (10); resnet: blocks in each of 3 stages "
+        "(1); vgg: 11, 13, 16 or 19 (11); resnet18: 18; vit, gpt: blocks (6, 4); lstm: layers (1).",
     )
     width: int | None = Field(
         None,
         ge=1,
         le=65536,
-        description="mlp: units in a hidden layer (256). resnet (24), vgg, resnet18 (64): first channels. "
-        "vit: numbers for each patch (192). gpt: numbers for each token (128). lstm: units in a layer (128).",
+        description="Width, with its default. mlp: units in a hidden layer (256); resnet, vgg, resnet18: "
+        "channels of the first stage (24, 64, 64); vit, gpt: size of the embedding (192, 128); lstm: units "
+        "in a layer (128).",
     )
     init: Init | None = Field(
         None,
         description="Initial forward weights, all normal: He (variance 2 / fan-in), Glorot (2 / (fan-in + "
-        "fan-out)), LeCun (1 / fan-in), or small (deviation 0.02, as in GPT-2). Left out: glorot for vit, "
-        "lstm; lecun for gpt; or he.",
+        "fan-out)), LeCun (1 / fan-in), or small (standard deviation 0.02, as in GPT-2). None: glorot for "
+        "vit and lstm, lecun for gpt, he for the others.",
     )
     shortcuts: bool = Field(
         False,
         description="mlp: residual connections, x + relu(norm(linear(x))), around each hidden layer but the "
-        "first. The norm's initial scale, or else the initial weights, are divided by depth.",
+        "first. The norm's initial scale is divided by the depth; without norms, the initial weights are.",
     )
     hidden_norm: HiddenNorm = Field("none", description="mlp: normalisation in hidden layers.")
     heads: int | None = Field(
         None,
         ge=1,
-        description="vit, gpt: attention heads, a divisor of the width. Left out: one per 64 (32) of it.",
+        description="vit, gpt: attention heads; they must divide the width. None: width / 64 (vit) or / 32.",
     )
-    context: int = Field(128, ge=1, le=2**20, description="gpt: tokens that the network sees at once.")
+    context: int = Field(128, ge=1, le=2**20, description="gpt: length of the context, in tokens.")
     vocabulary: int = Field(
         256,
         ge=256,
         le=2**20,
-        description="gpt: tokens; 256: the bytes; more: byte pairs learnt from the text.",
+        description="gpt: size of the vocabulary. 256: bytes; more: byte pairs learnt from the text.",
     )
     norms: Literal["exact", "fixed"] = Field(
         "exact",
-        description="How errors pass the scale of norm layers: exact, as in backpropagation; fixed, "
-        "through its initial value, so that it is not transported either.",
+        description="What norm layers multiply the error by, going back: exact, their scale, as in "
+        "backpropagation; fixed, its initial value, so that the scale is not transported either.",
     )
 
     format: str = Field(
         "dense",
-        description="How fixed feedback weights are stored; those of other rules stay dense. "
+        description="How fixed feedback weights are stored (other rules keep theirs dense). "
         f"One of: {FORMAT_HELP}.",
     )
     where: tuple[str, ...] = Field(
         (),
         description="Names or globs of the layers that learn by the rule, such as 'head' or '*.attention.*'; "
-        "the others learn by backpropagation. Left out: all.",
+        "the others learn by backpropagation. By default all.",
     )
 
     @field_validator("format")
@@ -138,7 +139,7 @@ class NetworkConfig(BaseModel):
         for option, (models, unused) in _OPTIONS.items():
             if self.model not in models and getattr(self, option) != unused:
                 only = " and ".join(models)
-                raise ValueError(f"{option} is an option of the {only} only; leave it out with {self.model}")
+                raise ValueError(f"{option} is for {only} only; leave it out with {self.model}")
         depths = _DEFAULTS[self.model].depths
         if depths and self.depth not in depths:
             raise ValueError(

@@ -166,7 +166,7 @@ def parse_rule(spec: str, seed: int) -> LearningRule:
 
 
 def has_fixed_feedback(spec: str) -> bool:
-    """Tell whether a rule has one fixed feedback weight for each layer, which can be compressed.
+    """Return whether a rule has one fixed feedback weight for each layer, which can be compressed.
 
     Args:
         spec: such as `bp`, `fa` or `soft:0.5`.

@@ -18,7 +18,7 @@ from alignonce.experiments.config.task_specs import TASK_SPECS, TaskName, spec_o
 from alignonce.experiments.data.augmentation import Augmentation
 
 DATA_HELP = f"Data set. {'. '.join(f'{name}: {spec.data}' for name, spec in TASK_SPECS.items())}."
-TASK_HELP = "; ".join(f"{name}, {spec.title}" for name, spec in TASK_SPECS.items())
+TASK_HELP = ", ".join(f"{name} ({spec.title})" for name, spec in TASK_SPECS.items())
 DEFAULT_RULES = ("bp", "fa", "soft:0.25", "soft:0.5", "soft:0.75", "soft:1")
 RULE_HELP = ", ".join(f"{kind.usage} ({kind.title})" for kind in KNOWN_RULES.values())
 # What decides which data a run learns from.
@@ -37,10 +37,10 @@ class TaskConfig(NetworkConfig):
 
     task: TaskName = Field(
         "images",
-        description=f"What is learnt: {TASK_HELP}. Some defaults depend on it.",
+        description=f"Task: {TASK_HELP}. Some defaults depend on it.",
     )
     data: str = Field("fashion-mnist", min_length=1, description=DATA_HELP)
-    batch_size: Positive = Field(128, description="Examples in a batch.")
+    batch_size: Positive = Field(128, description="Examples per batch.")
 
     @model_validator(mode="before")
     @classmethod
@@ -66,21 +66,21 @@ class TrainingConfig(TaskConfig):
 
     limit: Positive | None = Field(
         None,
-        description="Use only this many training and test examples (images, windows of text, rows).",
+        description="Use at most this many training and test examples each (images, windows of text, rows).",
     )
     augment: Augmentation = Field(
         "none",
-        description="Training images as they are (none), shifted at random by up to an eighth of their sides "
-        "(shift), or also mirrored, half of them (shift-mirror; not for digits and letters), anew each time.",
+        description="Augmentation of training images: none; shift, at random by up to an eighth of their "
+        "sides; shift-mirror, half of them mirrored too (not for digits and letters).",
     )
     epochs: Positive = Field(6, description="Passes through the training examples.")
     optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="Optimiser.")
     learning_rate: float = Field(1e-4, gt=0, allow_inf_nan=False, description="Learning rate.")
     schedule: Schedule = Field(
-        "constant", description="The learning rate after warm-up: constant, or falling along half a cosine."
+        "constant", description="Learning rate after warm-up: constant, or cosine decay to just above 0."
     )
     warmup: float = Field(
-        0.0, ge=0, lt=1, description="Part of the steps in which the learning rate rises to its full value."
+        0.0, ge=0, lt=1, description="Warm-up fraction: part of the steps, in which the learning rate rises."
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum; sgd only.")
     weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False, description="Weight decay.")
@@ -88,38 +88,38 @@ class TrainingConfig(TaskConfig):
         1.0,
         gt=0,
         allow_inf_nan=False,
-        description="Multiplies each feedback weight as it begins. Goes with rules whose feedback weights "
-        "stay as they begin (fa, soft, sign); bp has none to scale.",
+        description="Factor on the initial feedback weights, for rules that keep them fixed (fa, soft, "
+        "sign); bp has none.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="Where to compute. auto: the GPU if there is one."
+        "auto", description="Device. auto: the GPU if there is one."
     )
     checkpoints: Count = Field(
         0,
-        description="How many checkpoints to keep, evenly spread over training, its start and end included.",
+        description="Checkpoints to keep, evenly spaced over training, start and end included.",
     )
     compile: bool = Field(
         False,
-        description="Compile the network with torch.compile. On a CPU that pays for convolutions and "
-        "transformers in runs of several thousand steps, not for small perceptrons: benchmarks/README.md.",
+        description="Compile the network with torch.compile. On a CPU this pays off for convolutions and "
+        "transformers in runs of several thousand steps, not for small perceptrons (benchmarks/README.md).",
     )
     precision: Literal["32", "bf16-mixed", "16-mixed"] = Field(
-        "32", description="Precision of the products: float32, or mixed with bfloat16 or float16."
+        "32", description="Precision of matrix products: float32, or mixed with bfloat16 or float16."
     )
     accumulate: Positive = Field(
         1,
         description="Micro-batches per step (gradient accumulation); saves memory.",
     )
     clip: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="Largest norm of a gradient; longer ones are shortened."
+        None, gt=0, allow_inf_nan=False, description="Clip norm: a larger gradient is scaled down to it."
     )
     strategy: Literal["auto", "ddp", "fsdp"] = Field(
         "auto",
-        description="How several processes share the work: ddp, each with the whole network; fsdp, each with "
-        "a part of the weights (FSDP2). auto: ddp, if there are several.",
+        description="How several processes share the work: ddp, each has the whole network; fsdp, each has "
+        "a shard of the weights (FSDP2). auto: ddp, if there are several.",
     )
-    devices: Positive = Field(1, description="GPUs (or processes on CPUs) of each machine.")
-    num_nodes: Positive = Field(1, description="Machines.")
+    devices: Positive = Field(1, description="GPUs (or processes on CPUs) per node.")
+    num_nodes: Positive = Field(1, description="Nodes.")
 
     @model_validator(mode="after")
     def _only_images_are_augmented(self) -> Self:
@@ -162,7 +162,9 @@ class CompareConfig(TrainingConfig):
         DEFAULT_RULES, min_length=1, description=f"Learning rules to compare: {RULE_HELP}."
     )
     seeds: tuple[int, ...] = Field(
-        (0,), min_length=1, description="Each rule is trained once per seed; within a seed all start alike."
+        (0,),
+        min_length=1,
+        description="Each rule is trained once per seed, from the same weights.",
     )
 
     @field_validator("rules")
@@ -180,7 +182,9 @@ class CompareConfig(TrainingConfig):
                 f"seeds must be 0 or more, and below 2**63, got {min(self.seeds)} to {max(self.seeds)}"
             )
         if self.devices * self.num_nodes > 1:
-            raise ValueError("a comparison does its runs in one process; train runs that need several alone")
+            raise ValueError(
+                "devices and num_nodes must be 1 in a comparison; use alignonce train for a run on several"
+            )
         _check_feedback_scale(self.feedback_scale, self.rules)
         _check_where(self.where, self.rules)
         return self

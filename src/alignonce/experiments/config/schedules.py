@@ -7,7 +7,7 @@ Schedule = Literal["constant", "cosine"]
 
 
 def rate_factor(schedule: Schedule, step: int, total_steps: int, warmup_steps: int = 0) -> float:
-    """Tell what the learning rate is multiplied by at a step.
+    """Return what the learning rate is multiplied by at a step.
 
     During warm-up it rises linearly and reaches 1 with the last step of it; then it is 1, or falls along
     half a cosine, to just above 0 at the last step of the run.

@@ -34,13 +34,13 @@ class TaskSpec:
 
 TASK_SPECS: Mapping[TaskName, TaskSpec] = MappingProxyType({
     "images": TaskSpec(
-        "classes of images",
-        f"{', '.join(KNOWN_DATA)}, hub:OWNER/NAME, or the path of a folder or an .npz file",
+        "image classification",
+        f"{', '.join(KNOWN_DATA)}, hub:OWNER/NAME, or the path of a folder or .npz file",
         "images",
         ("mlp", "resnet", "vgg", "resnet18", "vit", "lstm"),
     ),
     "lm": TaskSpec(
-        "to continue text",
+        "language modelling",
         "python-stdlib, hub:OWNER/NAME, or the path of a text file or a folder",
         "windows of text",
         ("gpt",),
@@ -53,7 +53,7 @@ TASK_SPECS: Mapping[TaskName, TaskSpec] = MappingProxyType({
         },
     ),
     "tabular": TaskSpec(
-        "to tell a number or a class from the rows of a table",
+        "regression or classification of the rows of a table",
         "diabetes (a number), breast-cancer or wine (classes)",
         "rows",
         ("mlp",),

@@ -82,7 +82,7 @@ def joined(documents: Iterable[bytes]) -> bytes:
 
 
 def is_held_out(key: str) -> bool:
-    """Tell whether a document of this name is for testing: one of ten is, whatever the others are.
+    """Return whether a document of this name is for testing: one of ten is, whatever the others are.
 
     Args:
         key: the document's name.
@@ -158,7 +158,7 @@ def load_hub_text(dataset_id: str, max_bytes: int | None) -> Corpus:
 
 
 def in_hub_format(folder: Path) -> bool:
-    """Tell whether a folder is in a hub's format rather than one of text files.
+    """Return whether a folder is in a hub's format rather than one of text files.
 
     Args:
         folder: the folder.

@@ -121,7 +121,7 @@ def open_on_hub(dataset_id: str, configuration: str | None, *, streaming: bool =
     """
     datasets = import_datasets()
     hub = importlib.import_module("huggingface_hub")
-    # Without a network, the library alone retries for half a minute; one small request tells at once.
+    # Without a network, the library alone retries for half a minute; one small request fails at once.
     # When the user has set the library offline (HF_HUB_OFFLINE), its own cache may still hold the data.
     try:
         if not hub.constants.HF_HUB_OFFLINE:
@@ -149,7 +149,7 @@ def import_datasets() -> Any:
 
 
 def message_of(error: Exception) -> str:
-    """Tell what an error of the library says.
+    """Return what an error of the library says.
 
     Args:
         error: The error.

@@ -34,7 +34,7 @@ _MOST_DIMENSIONS = 32  # what every NumPy that we support can hold
 
 
 def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
-    """Read one IDX file, plain or gzip-compressed (its first bytes tell, not its name).
+    """Read one IDX file, plain or gzip-compressed (by its first bytes, not its name).
 
     The declared size is checked against the file's size before anything is allocated, so a broken or
     hostile header cannot exhaust memory.

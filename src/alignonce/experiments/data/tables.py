@@ -21,7 +21,7 @@ _TEST_PART = 5
 
 @dataclass(frozen=True, eq=False)
 class TableData:
-    """Rows of numbers and what is to be told from them.
+    """Rows of numbers and what is to be predicted from them.
 
     Inputs are float32, (rows, columns). Targets are int64 classes, (rows,), or for a regression float32 of
     mean 0 and variance 1 over the training rows, (rows,).

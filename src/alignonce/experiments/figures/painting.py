@@ -68,7 +68,7 @@ def draw_plot(plot: Plot) -> Figure:
 
 
 class _Row(NamedTuple):
-    """Panels next to each other, and how many there is room for."""
+    """Panels next to each other, and how many fit."""
 
     panels: Sequence[Panel]
     columns: int
@@ -158,7 +158,7 @@ def _drawable(panel: Panel) -> Iterator[Series]:
 
 
 def _add_title(figure: Figure, title: str, rules: Sequence[str]) -> None:
-    """Write the title above all panels, as that of a legend, so that the two make room for each other."""
+    """Write the title above all panels, as that of a legend, so that neither covers the other."""
     handles = [Line2D([], [], color=rule_color(rule), linewidth=2, label=label_of(rule)) for rule in rules]
     letters = int(10 * figure.get_figwidth())
     figure.legend(

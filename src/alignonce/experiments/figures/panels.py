@@ -39,7 +39,7 @@ class Interval:
 
 
 class Statistics(NamedTuple):
-    """Of one rule in a panel of dots; NaN where there is nothing to tell."""
+    """Of one rule in a panel of dots; NaN where there is none."""
 
     mean: float
     deviation: float

@@ -109,7 +109,7 @@ def draw_dots(
         panel: of dots.
         rules: all rules of the figure, so that panels line up.
         form: writes the mean; None for not at all.
-        scale: `log` falls back to a scale that has room for zero and below where that is needed.
+        scale: `log` falls back to a scale that includes zero and below where that is needed.
         hollow: draw rings, write below them, and leave out the seeds: what is full has the same.
     """
     values = values_of(panel)

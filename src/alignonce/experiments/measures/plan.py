@@ -38,46 +38,48 @@ class AnalysisPlan(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     measures: tuple[GroupName, ...] = Field(
-        GROUP_NAMES, min_length=1, description="Groups of measures to take."
+        GROUP_NAMES, min_length=1, description="Groups of measurements to take."
     )
     images: int | None = Field(
         None,
         ge=2,
-        description="Images that each group is measured on. None: "
+        description="Images to measure each group on. None: "
         + ", ".join(f"{name} {number}" for name, number in DEFAULT_IMAGES.items())
         + ".",
     )
     checkpoints: bool = Field(
         False,
-        description="Measure alignment, flow and curvature at each checkpoint of the runs, too, and draw "
+        description="Also measure alignment, flow and curvature at each checkpoint of the runs, and draw "
         "the paths of training.",
     )
     seed: int = Field(0, ge=0, description="Seed of random vectors, planes, corruptions and attacks.")
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="Where to compute. auto: the GPU if there is one."
+        "auto", description="Device. auto: the GPU if there is one."
     )
     eigenvalues: int = Field(5, ge=1, description="curvature: leading eigenvalues to find.")
     products: int = Field(
-        40, ge=6, description="curvature: Hessian products for eigenvalues, trace and each density run."
+        40,
+        ge=6,
+        description="curvature: Hessian-vector products for eigenvalues, trace and each density run.",
     )
     density_runs: int = Field(2, ge=1, description="curvature: random starts of the spectral density.")
     radius: float = Field(0.05, gt=0, allow_inf_nan=False, description="curvature: radius of sharpness.")
     adaptive_radius: float = Field(
         0.5, gt=0, allow_inf_nan=False, description="curvature: radius of adaptive sharpness."
     )
-    points: int = Field(21, ge=3, description="landscape: points of a line, and of each side of the plane.")
+    points: int = Field(21, ge=3, description="landscape: points on a line, and on each side of the plane.")
     severities: tuple[int, ...] = Field(
-        (1, 2, 3, 4, 5), min_length=1, description="corruptions: from 1 to 5."
+        (1, 2, 3, 4, 5), min_length=1, description="corruptions: severities, from 1 to 5."
     )
     repeats: int = Field(3, ge=1, description="weights: random draws of each perturbation.")
     eps: tuple[float, ...] = Field(
         (2, 4, 8, 16), min_length=1, description="adversarial: L-inf radii, in 255ths of the pixel range."
     )
     attacks: tuple[GradientAttack, ...] = Field(
-        ("fgsm", "pgd"), min_length=1, description="adversarial: attacks by gradient; Square comes on top."
+        ("fgsm", "pgd"), min_length=1, description="adversarial: gradient attacks; Square is always run too."
     )
-    steps: int = Field(20, ge=1, description="adversarial: gradient steps.")
-    queries: int = Field(300, ge=1, description="adversarial: forward passes of Square for each image.")
+    steps: int = Field(20, ge=1, description="adversarial: gradient steps per attack.")
+    queries: int = Field(300, ge=1, description="adversarial: forward passes of Square per image.")
 
     @field_validator("measures")
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -61,7 +61,7 @@ class Failure:
 class Analysis:
     """An analysis on disk.
 
-    `skipped` counts the parts (a group of a run) that were measured before; `interrupted` tells of Ctrl-C.
+    `skipped` counts the parts (a group of a run) that were measured before; `interrupted`: by Ctrl-C.
     """
 
     table: Facts
@@ -80,6 +80,7 @@ def analyse(
     console: Console | None = None,
     *,
     figures: bool = True,
+    known: Mapping[GroupName, Group] = GROUPS,
 ) -> Analysis:
     """Measure saved runs, and write `analysis.csv`, `analysis.json` and figures.
 
@@ -93,6 +94,7 @@ def analyse(
         load: gives what the runs learnt, the same for all of them.
         console: where to show progress; None shows none.
         figures: whether to draw.
+        known: the groups of measures, by name.
 
     Returns:
         The numbers, the files, and what failed.
@@ -102,11 +104,11 @@ def analyse(
         ValueError: the runs cannot be compared, the data are others than they learnt from, a library is
             missing, or `out` is a run's own folder.
     """
-    groups = [GROUPS[name] for name in plan.measures]
+    groups = [known[name] for name in plan.measures]
     runs = find_runs(paths)
     if (other := next((run for run in runs if run.config.task != "images"), None)) is not None:
         raise ValueError(
-            f"{other.folder} is a run of task {other.config.task}; analyses are of networks for images"
+            f"{other.folder} is a run of task {other.config.task}; only runs of task images can be analysed"
         )
     check_libraries(groups)
     if (owner := next((run for run in runs if run.folder.resolve() == out.resolve()), None)) is not None:

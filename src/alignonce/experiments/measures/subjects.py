@@ -51,7 +51,7 @@ def find_runs(paths: Sequence[Path]) -> list[RunRecord]:
         if (first.config.rule, first.config.seed) == (second.config.rule, second.config.seed):
             raise ValueError(
                 f"{first.folder} and {second.folder} are both {first.config.rule} with seed "
-                f"{first.config.seed}: give one of them"
+                f"{first.config.seed}: analyse only one of them"
             )
     return runs
 
@@ -69,8 +69,8 @@ def _check_alike(first: RunRecord, other: RunRecord) -> None:
     odd = [f"{key} ({ours[key]} and {theirs[key]})" for key in ours if ours[key] != theirs[key]]
     if odd:
         raise ValueError(
-            f"{first.folder} and {other.folder} differ in {', '.join(odd)}: figures would compare unlike "
-            "things; analyse them apart"
+            f"{first.folder} and {other.folder} differ in {', '.join(odd)}: one figure cannot compare "
+            "them; analyse them separately"
         )
 
 
@@ -127,7 +127,7 @@ class Subject:
 
 
 def make_subjects(runs: Sequence[RunRecord], examples: ExampleSets) -> list[Subject]:
-    """Name the runs and tell each its reference.
+    """Name the runs and give each its reference.
 
     Args:
         runs: as `find_runs` gives them.

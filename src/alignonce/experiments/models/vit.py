@@ -50,7 +50,7 @@ class ViT(nn.Module):
         channels, height, image_width = image_shape
         if height % PATCH or image_width % PATCH:
             raise ValueError(
-                f"model vit wants images with sides that are multiples of {PATCH}, got {height}x{image_width}"
+                f"model vit needs images whose sides are multiples of {PATCH}, got {height}x{image_width}"
             )
         self.patches = nn.Conv2d(channels, width, PATCH, stride=PATCH)
         self.positions = nn.Parameter(torch.empty(1, (height // PATCH) * (image_width // PATCH), width))

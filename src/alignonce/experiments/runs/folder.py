@@ -75,7 +75,7 @@ class RunFolder:
             raise FileExistsError(f"out: {self.path} already holds a finished run; choose another folder")
 
     def is_finished(self) -> bool:
-        """Tell whether it holds a run that ran to its end; a divergence is an end, an interruption is not.
+        """Return whether it holds a run that ran to its end; a divergence is an end, an interruption is not.
 
         Returns:
             False also if there is no run in it.
@@ -94,7 +94,7 @@ class RunFolder:
         return None if summary.status == "interrupted" else summary
 
     def status(self) -> Status | None:
-        """Tell how the run ended.
+        """Return how the run ended.
 
         Returns:
             None if there is no run in it, or an unfinished one.
@@ -128,7 +128,7 @@ class RunFolder:
         return _read_json(self.path / "config.json", RunConfig)
 
     def is_free_for(self, config: RunConfig) -> bool:
-        """Tell whether no unfinished run of another configuration could still go on here.
+        """Return whether no unfinished run of another configuration could still go on here.
 
         Args:
             config: of the run that would come here.
@@ -240,7 +240,7 @@ class RunFolder:
         return RunRecord(self.path, self.config(), self.environment(), self.metrics(), summary)
 
     def classified_rightly(self) -> NDArray[np.bool_] | None:
-        """Tell which test images the trained network classifies rightly.
+        """Return which test images the trained network classifies rightly.
 
         Returns:
             (n,) in the order of the data; None for a diverged run, and for one of an older version.

@@ -20,7 +20,7 @@ from alignonce.experiments.studies.study import Study
 from alignonce.experiments.training.together import groups_of
 
 Executor = Callable[[Sequence[Job], OnStart, OnEnd], None]
-"""Does jobs, and tells when each begins and ends."""
+"""Does jobs, and reports when each begins and ends."""
 
 
 @dataclass(frozen=True)

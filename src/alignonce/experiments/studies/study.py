@@ -89,7 +89,7 @@ class Part(BaseModel):
             for values in self.vary.values()
             for value in values
         ):
-            raise ValueError("vary: texts must not hold blanks, '=', '/', ',' or what cannot be printed")
+            raise ValueError("vary: texts must not contain blanks, '=', '/', ',' or unprintable characters")
         _check_runs(self.count((0,)))
         cells = list(self.cells((0,)))
         names = {cell.name for cell in cells}
@@ -98,7 +98,7 @@ class Part(BaseModel):
         if (longest := max(len(name.encode()) for name in names)) > 2 * _LONGEST_NAME:
             raise ValueError(
                 f"vary: settings and values make the name of a folder, which would be {longest} bytes long; "
-                f"the most are {2 * _LONGEST_NAME}"
+                f"the limit is {2 * _LONGEST_NAME}"
             )
         others = {cell.config.task for cell in cells} - {"images"}
         if self.measure and others:
@@ -269,7 +269,7 @@ def _written(value: _Value) -> str:
 
 def _check_runs(runs: int) -> None:
     if runs > MOST_RUNS:
-        raise ValueError(f"it would have {runs:,} runs; the most are {MOST_RUNS:,}")
+        raise ValueError(f"it would have {runs:,} runs; the limit is {MOST_RUNS:,}")
 
 
 def _told(error: ValidationError) -> str:

@@ -42,7 +42,7 @@ def read_yaml(path: Path) -> object:
     except (yaml.YAMLError, ValueError, LookupError, ArithmeticError, AttributeError, TypeError) as error:
         raise ValueError(f"it is not YAML: {' '.join(str(error).split())}") from error
     if values > MOST_VALUES:
-        raise ValueError(f"it means {values:,} values, aliases followed; the most are {MOST_VALUES:,}")
+        raise ValueError(f"with its aliases it expands to {values:,} values; the limit is {MOST_VALUES:,}")
     return content
 
 

@@ -130,13 +130,16 @@ def as_pixels(images: Tensor) -> Tensor:
     return images.to(torch.float32).div_(255)
 
 
-def evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
+def evaluate(
+    model: nn.Module, images: Tensor, labels: Tensor, *, at_once: int = TEST_BATCH
+) -> tuple[float, float]:
     """Test a network, in evaluation mode; it stays as it was.
 
     Args:
         model: maps pixels in [0, 1] to logits.
         images: uint8, (n, channels, height, width), on the network's device.
         labels: int64, (n,), likewise.
+        at_once: images in a batch.
 
     Returns:
         Mean cross-entropy in nats, and the fraction of right answers.
@@ -147,7 +150,7 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, f
         nats = F.cross_entropy(logits, labels, reduction="sum")
         return torch.stack([nats.double(), (logits.argmax(dim=1) == labels).sum().double()])
 
-    nats, hits = torch.stack(over_batches(model, sums, TEST_BATCH, images, labels)).sum(dim=0).tolist()
+    nats, hits = torch.stack(over_batches(model, sums, at_once, images, labels)).sum(dim=0).tolist()
     return nats / len(labels), hits / len(labels)
 
 

@@ -1,4 +1,4 @@
-"""Language modelling: to tell the next token of a text."""
+"""Language modelling: predicting the next token of a text."""
 
 from __future__ import annotations
 

@@ -9,13 +9,13 @@ from statistics import fmean, stdev
 
 @dataclass(frozen=True)
 class Score:
-    """A measurement that tells how good a network is, and how it is written."""
+    """A measurement of how good a network is, and how it is written."""
 
     metric: str
     """Its name among the measurements, and in the summary of a run."""
     title: str
     column: str
-    """Its title where there is little room."""
+    """Its title where there is little space."""
     unit: str
     factor: float
     """From the measured value to the unit."""

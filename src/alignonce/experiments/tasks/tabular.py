@@ -1,4 +1,4 @@
-"""Tables: to tell a number (regression) or a class from a row of numbers."""
+"""Tables: predicting a number (regression) or a class from a row of numbers."""
 
 from __future__ import annotations
 

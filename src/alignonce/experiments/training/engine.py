@@ -61,13 +61,13 @@ def as_launched(config: _Config) -> _Config:
         The configuration, with `devices` and `num_nodes` as they are.
 
     Raises:
-        ValueError: it asks for other numbers, or Slurm does not tell how many there are on each machine.
+        ValueError: it asks for other numbers, or Slurm does not say how many there are on each node.
     """
     launcher, devices, nodes = _launched()
     asked = config.devices, config.num_nodes
     if launcher and asked not in ((1, 1), (devices, nodes)):
         raise ValueError(
-            f"devices: {launcher} has started {devices} processes on each of {nodes} machines, and devices "
+            f"devices: {launcher} has started {devices} processes on each of {nodes} nodes, but devices "
             f"{asked[0]}, num-nodes {asked[1]} were asked for; leave both out"
         )
     return config.model_copy(update={"devices": devices, "num_nodes": nodes}) if launcher else config
@@ -79,7 +79,7 @@ def _launched() -> tuple[str, int, int]:
     if TorchElasticEnvironment.detect():
         devices = int(env["LOCAL_WORLD_SIZE"])
         return "torchrun", devices, int(env["WORLD_SIZE"]) // devices
-    # Within a job, but not by srun, there is one process, whatever the job has room for.
+    # Within a job, but not by srun, there is one process, whatever the job could start.
     if "SLURM_STEP_NUM_TASKS" in env and SLURMEnvironment.detect():
         if int(env["SLURM_NTASKS"]) > 1 and "SLURM_NTASKS_PER_NODE" not in env:
             raise ValueError("devices: ask Slurm for --nodes and --ntasks-per-node in place of --ntasks")
@@ -103,7 +103,7 @@ class Engine:
     def __init__(self, config: TrainingConfig) -> None:
         if config.compile and config.strategy == "fsdp":
             raise ValueError(
-                "compile does not go with strategy fsdp, whose feedback weights are spread: leave one out"
+                "compile is not available with strategy fsdp, which shards feedback weights: leave one out"
             )
         self.config = config
         self.fabric = Fabric(
@@ -251,7 +251,7 @@ class Engine:
         return parts
 
     def any(self, flag: bool) -> bool:
-        """Tell whether something holds in any process; all of them must ask.
+        """Return whether something holds in any process; all of them must ask.
 
         Args:
             flag: whether it holds here.

@@ -83,6 +83,7 @@ def train(
     metrics: Metrics | None = None,
     engine: Engine | None = None,
     resume: ResumePoints | None = None,
+    steps_per_check: int = STEPS_PER_CHECK,
 ) -> TrainingResult:
     """Train a network as configured, and measure it on the way.
 
@@ -102,6 +103,7 @@ def train(
         metrics: where measurements go; None makes a place for them.
         engine: what to compute with; None sets it up as configured.
         resume: the run's resume points: it goes on from the newest and writes new ones. None writes none.
+        steps_per_check: steps between looks at whether losses are finite.
 
     Returns:
         The trained network and its measurements.
@@ -111,13 +113,14 @@ def train(
     """
     engine = engine or Engine(config)
     if tracker and engine.is_sharded:
-        raise ValueError("track: measures during training do not go with strategy fsdp")
+        raise ValueError("track: measurements during training are not available with strategy fsdp")
     (result,) = train_runs(
         OneNetwork(config, task, engine), [config], task.train_size, engine, on_progress,
         on_checkpoint=lambda run, step, network: on_checkpoint(step, network),
         tracker=tracker,
         metrics=[Metrics() if metrics is None else metrics],
         resume=[resume] if resume else None,
+        steps_per_check=steps_per_check,
     )  # fmt: skip
     return result
 
@@ -141,6 +144,7 @@ def train_runs(
     metrics: Sequence[Metrics],
     tracker: Tracker | None = None,
     resume: Sequence[ResumePoints] | None = None,
+    steps_per_check: int = STEPS_PER_CHECK,
 ) -> list[TrainingResult]:
     """Train one run, or several at once that differ in seed and learning rule only; see `train`.
 
@@ -156,6 +160,7 @@ def train_runs(
         metrics: where the measurements of each run go.
         tracker: called before the first step and after each, with the network of a run by itself.
         resume: the resume points of each run.
+        steps_per_check: as in `train`.
 
     Returns:
         The trained networks and their measurements, in the order of `configs`.
@@ -247,7 +252,7 @@ def train_runs(
                 for batch in torch.split(examples, shared.batch_size, dim=-1)[done:]:
                     factor = rate_factor(shared.schedule, state.step, total_steps, warmup_steps)
                     state.add(*learner.step(batch, shared.learning_rate * factor, state.step + 1))
-                    if len(state.losses) == STEPS_PER_CHECK:
+                    if len(state.losses) == steps_per_check:
                         collect_losses()
                         report()
                     if state.step in early:

@@ -87,8 +87,8 @@ class OneNetwork:
         if before != now and _has_batch_statistics(self._model):
             raise ValueError(
                 f"resume: the run was on {before} processes, now there are {now}; "
-                "its network has norm layers with statistics over a process's part of a batch and would "
-                "learn otherwise: go on with as many processes as before"
+                "its norm layers take statistics over a process's share of the batch, so that it would "
+                f"learn differently: resume with {before} processes"
             )
         load_model_state(self._model, under("model/", point.tensors))
         load_optimizer_state(self._optimizer, under("optimizer/", point.tensors), point.facts["optimizer"])

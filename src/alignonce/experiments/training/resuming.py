@@ -21,7 +21,7 @@ import re
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,16 +71,24 @@ class ResumePoints:
         run: the run's folder.
         identity: what makes the run this one, as JSON takes it: configuration and data.
         every: how often to write one.
+        clock: seconds since some moment.
 
     Raises:
         ValueError: the folder holds points of another run or of another version of this package.
     """
 
-    def __init__(self, run: Path, identity: Mapping[str, Any], every: SaveEvery | None = None) -> None:
+    def __init__(
+        self,
+        run: Path,
+        identity: Mapping[str, Any],
+        every: SaveEvery | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.folder = run / "resume"
         self.every = every or SaveEvery()
         self._identity = json.loads(json.dumps(identity))
-        self._last = time.monotonic(), 0
+        self._clock = clock
+        self._last = clock(), 0
         present = read_identity(run)
         if present is not None and present != self._identity:
             raise ValueError(
@@ -89,7 +97,7 @@ class ResumePoints:
             )
 
     def exist(self) -> bool:
-        """Tell whether there are any.
+        """Return whether there are any.
 
         Returns:
             True also if they are damaged.
@@ -115,7 +123,7 @@ class ResumePoints:
             except (OSError, ValueError, SafetensorError) as error:
                 warnings.warn(f"{folder} is damaged and passed over: {error}", stacklevel=2)
                 continue
-            self._last = time.monotonic(), point.step
+            self._last = self._clock(), point.step
             return point
         if folders:
             raise ValueError(
@@ -124,7 +132,7 @@ class ResumePoints:
         return None
 
     def due(self, step: int) -> bool:
-        """Tell whether it is time to write a point.
+        """Return whether it is time to write a point.
 
         Args:
             step: updates made.
@@ -134,7 +142,7 @@ class ResumePoints:
         """
         then, last_step = self._last
         seconds, steps = self.every.seconds, self.every.steps
-        late = seconds is not None and time.monotonic() - then >= seconds
+        late = seconds is not None and self._clock() - then >= seconds
         return late or (steps is not None and step - last_step >= steps)
 
     def write(self, point: ResumePoint) -> None:
@@ -143,7 +151,7 @@ class ResumePoints:
         Args:
             point: the point.
         """
-        self._last = time.monotonic(), point.step
+        self._last = self._clock(), point.step
         target = self.folder / f"step-{point.step:06}"
         unfinished = self.folder / f".unfinished-{os.getpid()}"
         try:
@@ -175,7 +183,7 @@ class ResumePoints:
 
 
 def read_identity(run: Path) -> dict[str, Any] | None:
-    """Tell which unfinished run a folder holds points of.
+    """Return which unfinished run a folder holds points of.
 
     Args:
         run: the run's folder.
@@ -184,7 +192,7 @@ def read_identity(run: Path) -> dict[str, Any] | None:
         What `ResumePoints` was given; None if there are no points.
 
     Raises:
-        ValueError: they are of another version of this package, or that cannot be told.
+        ValueError: they are of another version of this package, or of an unknown one.
     """
     file = run / "resume" / "run.json"
     if not _points(file.parent):

@@ -22,7 +22,7 @@ _Loss = Callable[[Callable[..., Any], Any], tuple[Tensor, Mapping[str, Tensor]]]
 
 
 # To list the operations of a function takes about as long as to call it so many times.
-_CALLS_BEFORE_TRACING = 20
+CALLS_BEFORE_TRACING = 20
 
 
 class StackedNetworks:
@@ -34,17 +34,25 @@ class StackedNetworks:
         networks: of one architecture, under learning rules of one kind, on one device, in training mode.
             They keep their values until `network` is asked for them.
         loss: what they learn, as `Task.loss`.
+        calls_before_tracing: batches of one shape before their operations are listed.
     """
 
-    def __init__(self, networks: Sequence[nn.Module], loss: _Loss) -> None:
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        loss: _Loss,
+        calls_before_tracing: int = CALLS_BEFORE_TRACING,
+    ) -> None:
         self._networks = networks
         weights, self._buffers = stack_module_state(list(networks))
         self._weights: _State = {name: nn.Parameter(weight.detach()) for name, weight in weights.items()}
         self.weights = nn.ParameterList(self._weights.values())
         """The stacked forward weights, for an optimiser that treats each number by itself."""
         learning, testing = deepcopy(networks[0]).train(), deepcopy(networks[0]).eval()
-        self._learn = _Traced(vmap(grad_and_value(_loss_of(learning, loss), has_aux=True)))
-        self._test = _Traced(vmap(_loss_of(testing, loss), in_dims=(0, 0, None)))
+        self._learn = _Traced(
+            vmap(grad_and_value(_loss_of(learning, loss), has_aux=True)), calls_before_tracing
+        )
+        self._test = _Traced(vmap(_loss_of(testing, loss), in_dims=(0, 0, None)), calls_before_tracing)
         names = {id(value): name for name, value in networks[0].state_dict(keep_vars=True).items()}
         self._layers = {name: (names[id(w)], names[id(b)]) for name, w, b in feedback_weights(networks[0])}
 
@@ -138,8 +146,8 @@ class _Traced:
     such as those that read feedback weights. In the list they are worked out.
     """
 
-    def __init__(self, function: Callable[[_State, _State, Sequence[Tensor]], Any]) -> None:
-        self._function = function
+    def __init__(self, function: Callable[[_State, _State, Sequence[Tensor]], Any], after: int) -> None:
+        self._function, self._after = function, after
         self._calls: Counter[tuple[torch.Size, ...]] = Counter()
         self._operations: dict[tuple[torch.Size, ...], Callable[..., Any]] = {}
 
@@ -147,7 +155,7 @@ class _Traced:
     def __call__(self, weights: _State, buffers: _State, batch: Sequence[Tensor]) -> Any:
         shapes = tuple(part.shape for part in batch)
         self._calls[shapes] += 1
-        if self._calls[shapes] == _CALLS_BEFORE_TRACING:
+        if self._calls[shapes] == self._after:
             # Tracing computes, too, and running statistics must count no batch twice.
             spare = {name: value.clone() for name, value in buffers.items()}
             self._operations[shapes] = make_fx(self._function)(weights, spare, batch)

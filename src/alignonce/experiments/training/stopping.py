@@ -17,7 +17,7 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") i
 class StopRequest:
     """Within the context, these signals are remembered; a second one of them is a KeyboardInterrupt.
 
-    Only the main thread can be told of signals: in others nothing changes.
+    Only the main thread receives signals: in others nothing changes.
     """
 
     def __init__(self) -> None:

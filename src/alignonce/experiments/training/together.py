@@ -15,10 +15,16 @@ from alignonce.experiments.tasks import Task
 from alignonce.experiments.tasks.images import as_pixels
 from alignonce.experiments.training.engine import Engine
 from alignonce.experiments.training.learner import Measured
-from alignonce.experiments.training.loop import Progress, TrainingResult, build_optimizer, train_runs
+from alignonce.experiments.training.loop import (
+    STEPS_PER_CHECK,
+    Progress,
+    TrainingResult,
+    build_optimizer,
+    train_runs,
+)
 from alignonce.experiments.training.metrics import Metrics
 from alignonce.experiments.training.resuming import ResumePoint, ResumePoints, under
-from alignonce.experiments.training.stacked import StackedNetworks
+from alignonce.experiments.training.stacked import CALLS_BEFORE_TRACING, StackedNetworks
 from alignonce.experiments.training.state import (
     load_model_state,
     load_optimizer_state,
@@ -87,6 +93,8 @@ def train_together(
     on_checkpoint: Callable[[int, int, nn.Module], None] = lambda run, step, network: None,
     metrics: Sequence[Metrics] | None = None,
     resume: Sequence[ResumePoints] | None = None,
+    steps_per_check: int = STEPS_PER_CHECK,
+    calls_before_tracing: int = CALLS_BEFORE_TRACING,
 ) -> list[TrainingResult]:
     """Train the runs of a group at once, each to the result that `train` gives, up to rounding.
 
@@ -102,6 +110,8 @@ def train_together(
             checkpoint of the configuration.
         metrics: where the measurements of each run go; None makes places for them.
         resume: the resume points of each run: they go on from the newest that all of them have.
+        steps_per_check: as in `train`.
+        calls_before_tracing: as in `StackedNetworks`.
 
     Returns:
         The trained networks and their measurements, in the order of `configs`.
@@ -113,12 +123,13 @@ def train_together(
     shared = configs[0]
     engine = Engine(shared)
     if task.images is None:
-        raise ValueError(f"runs that train together learn images, got task {shared.task}")
+        raise ValueError(f"stacked training supports task images, not {shared.task}")
     return train_runs(
-        Stack(configs, task, engine), configs, task.train_size, engine, on_progress,
+        Stack(configs, task, engine, calls_before_tracing), configs, task.train_size, engine, on_progress,
         on_checkpoint=on_checkpoint,
         metrics=[Metrics() for _ in configs] if metrics is None else metrics,
         resume=resume,
+        steps_per_check=steps_per_check,
     )  # fmt: skip
 
 
@@ -129,13 +140,20 @@ class Stack:
         configs: the runs.
         task: what is to be learnt.
         engine: what to compute with.
+        calls_before_tracing: as in `StackedNetworks`.
     """
 
-    def __init__(self, configs: Sequence[RunConfig], task: Task, engine: Engine) -> None:
+    def __init__(
+        self,
+        configs: Sequence[RunConfig],
+        task: Task,
+        engine: Engine,
+        calls_before_tracing: int = CALLS_BEFORE_TRACING,
+    ) -> None:
         self._clip, self._augments = configs[0].clip, configs[0].augment != "none"
         self._models = [task.build_model(config).to(engine.device) for config in configs]
         self._task = task.for_run(configs[0], engine.device)
-        self._networks = StackedNetworks(self._models, task.loss)
+        self._networks = StackedNetworks(self._models, task.loss, calls_before_tracing)
         # Adam, AdamW and SGD treat each number by itself, so that one of them serves all runs.
         self._optimizer = build_optimizer(self._networks.weights, configs[0])
         self._noise = [torch.Generator().manual_seed(derived_seed(c.seed, "noise/0")) for c in configs]
@@ -226,7 +244,7 @@ def _obstacle(config: RunConfig) -> str:
         for name, setting in TrainingConfig.model_fields.items()
         if name not in _KNOWN_SETTINGS and getattr(config, name) != setting.default
     ]
-    return f"{', '.join(unknown)} is for runs by themselves" if unknown else ""
+    return f"stacked training does not support {', '.join(unknown)}" if unknown else ""
 
 
 def _shape(config: RunConfig) -> str:
@@ -242,6 +260,10 @@ def _check_group(configs: Sequence[RunConfig]) -> None:
         raise ValueError("configs must hold at least one run")
     for config in configs:
         if obstacle := _obstacle(config):
-            raise ValueError(f"run {config.rule}, seed {config.seed}, cannot train with others: {obstacle}")
+            raise ValueError(
+                f"run {config.rule}, seed {config.seed}, cannot be trained in a stack: {obstacle}"
+            )
     if len({_shape(config) for config in configs}) > 1:
-        raise ValueError("configs must differ in seed and rule only, bp and dfa by themselves: see groups_of")
+        raise ValueError(
+            "configs must differ only in seed and rule, bp and dfa apart from the others: see groups_of"
+        )

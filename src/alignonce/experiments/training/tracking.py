@@ -44,7 +44,7 @@ def build_tracker(names: Sequence[TrackedName], every: int, config: RunConfig, t
         ValueError: `every` is below 1, there are no names, or the task is not images.
     """
     if task.images is None:
-        raise ValueError(f"track: measures during training are for task images, got task {config.task}")
+        raise ValueError(f"track: measurements during training are for task images, got task {config.task}")
     if every < 1:
         raise ValueError(f"track-every must be 1 or more, got {every}")
     some, device = task.images.limited(TRACKED_IMAGES), pick_device(config.device)

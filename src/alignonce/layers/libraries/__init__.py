@@ -1,1 +1,1 @@
-"""What is special to other packages' layers; each room is imported only when such a layer turns up."""
+"""What is special to other packages' layers; each module is imported only when such a layer turns up."""

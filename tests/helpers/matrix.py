@@ -1,6 +1,6 @@
 """Every rule and feedback format with every kind of layer in every context: the cells, and docs/matrix.md.
 
-python tests/matrix.py    # runs every cell and writes docs/matrix.md
+python tests/helpers/matrix.py    # runs every cell and writes docs/matrix.md
 """
 
 import copy
@@ -494,8 +494,9 @@ def page() -> str:
 _PAGE = """# What works with what
 
 Every learning rule with every kind of layer in every context, run by the code that tests it:
-`python tests/matrix.py` writes this page, and `make test` runs the same cells. A cell counts the kinds of
-layers, out of {count}, of which the statement under Contexts holds. Norm layers have `norms="fixed"`.
+`python tests/helpers/matrix.py` writes this page, and `make test` runs the same cells. A cell counts the
+kinds of layers, out of {count}, of which the statement under Contexts holds. Norm layers have
+`norms="fixed"`.
 
 | rule | {head} |
 |---|{rule}
@@ -531,7 +532,7 @@ on one yet.
 
 def main() -> None:
     torch.set_num_threads(1)
-    path = Path(__file__).parent.parent / "docs" / "matrix.md"
+    path = Path(__file__).parents[2] / "docs" / "matrix.md"
     path.write_text(page(), encoding="utf-8")
     print(f"wrote {path}")
 

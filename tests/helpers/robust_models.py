@@ -1,4 +1,4 @@
-"""Models, data and snapshots that the tests of this room share."""
+"""Models, data and snapshots of the tests of robustness."""
 
 import functools
 import random

@@ -96,7 +96,7 @@ def conv_transpose(
     x: Array, weight: Array, feedback: Array, bias: Array, grad: Array,
     stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int,
 ) -> Expected:  # fmt: skip
-    """A transposed convolution; the shape of ``grad`` tells the output padding."""
+    """A transposed convolution; the output padding follows from the shape of ``grad``."""
     spatial, kernel = grad.shape[2:], weight.shape[2:]
     table = np.full((int(np.prod(x.shape[2:])), int(np.prod(kernel))), -1)
     for (a, at), (k, element) in product(enumerate(np.ndindex(*x.shape[2:])), enumerate(np.ndindex(*kernel))):

@@ -1,11 +1,14 @@
 """Small made data and configurations that the tests of the runs share."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from alignonce.experiments.config.run import RunConfig
 from alignonce.experiments.data.image_data import ImageData
@@ -33,6 +36,23 @@ def made_images(
         return torch.from_numpy(images.astype(np.uint8)), torch.from_numpy(labels)
 
     return ImageData("made", "made up", *part(train_size), *part(60), tuple("abcd"[:classes]))
+
+
+@dataclass(frozen=True, eq=False)
+class WatchedTask(ImageClassification):
+    """Shows each network when it is built, and the images of each batch that it learns; both may raise."""
+
+    on_model: Callable[[RunConfig, nn.Module], None] = lambda config, model: None
+    on_batch: Callable[[Tensor], None] = lambda images: None
+
+    def build_model(self, config: RunConfig) -> nn.Module:
+        model = super().build_model(config)
+        self.on_model(config, model)
+        return model
+
+    def loss(self, forward: Any, batch: tuple[Tensor, Tensor]) -> Any:
+        self.on_batch(batch[0])
+        return super().loss(forward, batch)
 
 
 def small_config(**changes: Any) -> RunConfig:
