@@ -114,7 +114,7 @@ def rescaled(tensor: Tensor, approximation: Tensor, matrix: Tensor) -> Tensor:
 
 
 def needs_plain_operations() -> bool:
-    """Return whether a transform of torch.func or forward mode is at work, for which kernels have no rules."""
+    """Return whether a transform of torch.func or forward mode is at work, where kernels lack rules."""
     return not torch.compiler.is_compiling() and (
         torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
     )
