@@ -62,7 +62,7 @@ def _app(commands: Sequence[Command], args: Sequence[str]) -> SubcommandApp:
         for command in members:
             name = command.__name__
             summary = None if name in args else (command.__doc__ or "").partition("\n")[0]
-            parent.command(_with_defaults_of_task(command, args), name=name, help=summary)
+            parent.command(name=name, help=summary)(_with_defaults_of_task(command, args))
     app.command(studies, name="study", help="Run a grid of experiments that one file describes.")
     return app
 
