@@ -115,7 +115,7 @@ def test_command_line_without_extras_says_what_to_install(args):
     assert run.stdout == ""
     assert run.stderr == (
         "alignonce: the command line needs more packages: pip install 'alignonce[experiments]' "
-        "(tyro is missing)\n"
+        "(pydantic is missing)\n"
     )
 
 
