@@ -201,8 +201,9 @@ def _as_at_conversion(
     elif found.jumped:
         raise RuntimeError(
             f"between two steps of the optimiser, something else has changed the forward weight {name!r}, "
-            "which its learning rule must not take for a step: call set_learning_rule again; or, if it "
-            "belongs to a step, call evolve(model, step) after it, in place of evolve_after"
+            "which its learning rule must not take for a step: call set_learning_rule again; or, if the "
+            "change belongs to each step (a projection, say), call evolve(model, step) after it, in place of "
+            "evolve_after"
         )
     else:
         return weight, found

@@ -289,7 +289,7 @@ def initialised_again(case: Case) -> None:
 @refused(
     "you initialise W again, or change it otherwise between two steps, under Kolen-Pollack",
     crossed(rules=("KolenPollack",)),
-    message=f"something else has changed the forward weight .*{AGAIN}; or, if it belongs to a step",
+    message=f"something else has changed the forward weight .*{AGAIN}; or, if the change belongs to each",
     error=RuntimeError,
     remedy="set the rule again; or, for a change after each step, call `evolve` after it",
 )

@@ -192,7 +192,7 @@ def features_only(case: Case) -> None:
 @refused(
     "a layer runs that did not when the rule was set",
     ONE,
-    message="'extra' did not run when the rule was set.*inputs= that run the model as in training",
+    message="'extra' did not run, or ran without gradients, when .*inputs= that run the model as in training",
     error=RuntimeError,
     remedy="set the rule with inputs that run it",
 )
@@ -228,7 +228,7 @@ class Windows(nn.Module):
 @refused(
     "a layer's input folds the batch into another dimension",
     ONE,
-    message=r"input of 'inner' has shape .*No dimension of both is the batch's.*DirectFeedback\(taps=",
+    message=r"input of 'inner' grows from .*not a dimension of its own in both.*DirectFeedback\(taps=",
     remedy="tap whole blocks with `taps=`",
 )
 def folded_batch(case: Case) -> None:

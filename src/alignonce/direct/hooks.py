@@ -289,6 +289,6 @@ class Refuse:
         if not self.state.running and not torch.compiler.is_compiling():
             _recomputing(self.name)
         raise RuntimeError(
-            f"direct feedback: {self.name!r} did not run when the rule was set, or under torch.no_grad(): "
+            f"direct feedback: {self.name!r} did not run, or ran without gradients, when the rule was set: "
             f"{_REMEDY}"
         )

@@ -89,11 +89,11 @@ def _matrices(modules: Mapping[str, nn.Module], found: Findings) -> _Matrices:
             action = action_of(modules[output.layer], shapes, modules[input.module], entered)
             if action is None:
                 raise ValueError(
-                    f"direct feedback: the input of {input.module!r} has shape {tuple(entered.first)}, in a "
-                    f"larger batch {tuple(entered.second)}; the output of {output.layer!r} "
-                    f"{tuple(shapes.first)}, {tuple(shapes.second)}. No dimension of both is the batch's, so "
-                    "that the examples of one cannot be found in the other. Tap modules that take the batch "
-                    "in a dimension of its own (whole blocks, say): DirectFeedback(taps=...)"
+                    f"direct feedback: in a larger batch the input of {input.module!r} grows from "
+                    f"{tuple(entered.first)} to {tuple(entered.second)}, the output of {output.layer!r} from "
+                    f"{tuple(shapes.first)} to {tuple(shapes.second)}. The batch is not a dimension of its "
+                    "own in both, so the examples of one cannot be found in the other. Tap modules in which "
+                    "it is (whole blocks, say): DirectFeedback(taps=...)"
                 )
             matrices.setdefault(input, {})[number] = action, size(action, shapes.first, entered.first)
     return matrices
