@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
-from alignonce import Backpropagation, exact_gradients, set_learning_rule
+from alignonce import Backpropagation, SignSymmetry, exact_gradients, set_learning_rule
 from situations.by_hand import flat_gradients
 from situations.situation import LAYERS, Case, crossed, refused, right
 
@@ -186,6 +186,36 @@ def copied_inside(case: Case) -> None:
     for output in outputs:
         _close(_backward(twin, output), plain)
     _close(flat_gradients(twin, twin(x).sin().sum()), under_rule)
+
+
+@right(
+    "contexts are left in another order than they were entered, as by threads",
+    [*_CASES, Case("Linear", "DirectFeedback")],
+    "a layer is exact as long as one is open",
+)
+def contexts_overlap(case: Case) -> None:
+    model, x = case.model(), case.inputs().requires_grad_()
+    under_rule, plain = flat_gradients(model, model(x).sin().sum()), _plain(model, x)
+    first, second = exact_gradients(model), exact_gradients(model)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    _close(flat_gradients(model, model(x).sin().sum()), plain)
+    second.__exit__(None, None, None)
+    _close(flat_gradients(model, model(x).sin().sum()), under_rule)
+
+
+@right("a rule is set anew inside `exact_gradients`", crossed(), "it holds when the context is left")
+def set_inside(case: Case) -> None:
+    model, x = case.model(), case.inputs().requires_grad_()
+    with exact_gradients(model):
+        set_learning_rule(model, SignSymmetry("fixed"))
+        _close(flat_gradients(model, model(x).sin().sum()), _plain(model, x))
+    _close(flat_gradients(model, model(x).sin().sum()), case.expected(model, x))
+    with exact_gradients(model):
+        set_learning_rule(model, Backpropagation())
+    set_learning_rule(model, case.learning_rule)
+    _close(flat_gradients(model, model(x).sin().sum()), case.expected(model, x))
 
 
 _COMPILED = [

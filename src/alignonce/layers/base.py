@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from alignonce.formats.compressed import CompressedFeedback, HeldFeedback, allow_missing
+from alignonce.layers.contexts import contexts_of
 from alignonce.layers.kinds import empty_layer
 from alignonce.layers.modes import Switch
 from alignonce.rules.guard import unwatch, watch, watched
@@ -90,7 +91,7 @@ class FeedbackLayer(Switch, nn.Module):
     def start_feedback(self, rule: "LearningRule", feedback: Mapping[str, HeldFeedback]) -> None:
         """Hold new feedback weights, by the names of their forward weights."""
         self.learning_rule = rule
-        self.exact = False
+        self.exact = bool(contexts_of(id(self)))
         # To torch.fx PyTorch's layers are one operation; in others it looks for operations, of which those
         # with feedback weights are none. Only the instance says so, since pickle goes by the class.
         vars(self)["__module__"] = "torch.nn"

@@ -36,15 +36,11 @@ class Context:
 
     Args:
         switches: what is exact in it.
-        before: the mode that each had.
         again: makes a context of the same switches.
     """
 
-    def __init__(
-        self, switches: list[Any], before: list[bool], again: Callable[[], AbstractContextManager[None]]
-    ) -> None:
+    def __init__(self, switches: list[Any], again: Callable[[], AbstractContextManager[None]]) -> None:
         self.switches = switches
-        self.before = before
         self.again = again
         self.numbers = {id(switch) for switch in switches}
         self.checkpoint = next((checkpoint for checkpoint, _, _ in _checkpoints()), None)
@@ -53,7 +49,6 @@ class Context:
     def take_in(self, copied: Any) -> None:
         """Have a copy of a switch be exact until the context is left."""
         self.switches.append(copied)
-        self.before.append(copied.exact)
         self.numbers.add(id(copied))
         copied.exact = True
 
@@ -73,12 +68,17 @@ _open: list[Context] = []
 
 @contextmanager
 def opened(context: Context) -> Iterator[None]:
-    """Within the context, copies of its switches are made known to it, and checkpoints are told of it."""
+    """Open a context, until this one is left: its switches, and copies of them, are exact."""
     _open.append(context)
+    for switch in context.switches:
+        switch.exact = True
     try:
         yield
     finally:
-        _open.remove(context)
+        _open.remove(context)  # not always the last one: threads and generators leave theirs in any order
+        for switch in context.switches:
+            if "exact" in vars(switch):  # else it is a plain layer by now
+                switch.exact = bool(contexts_of(id(switch)))
 
 
 def contexts_of(switch: int) -> list[Context]:

@@ -9,7 +9,7 @@ nodes as they are made, so that the numbers at which ``exact_gradients`` was ent
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -105,9 +105,8 @@ def exactly(switches: Sequence[Switch]) -> Iterator[None]:
     Args:
         switches: the layers.
     """
-    switches, before = list(switches), [switch.exact for switch in switches]
-    # Of a context that is compiled nobody needs to know: the compiler settles what is recomputed.
-    with nullcontext() if is_compiling() else _known(switches, before):
+    if is_compiling():  # nobody needs to know: the compiler settles what is recomputed
+        before = [switch.exact for switch in switches]
         for switch in switches:
             switch.exact = True
         try:
@@ -115,12 +114,9 @@ def exactly(switches: Sequence[Switch]) -> Iterator[None]:
         finally:
             for switch, exact in zip(switches, before, strict=True):
                 switch.exact = exact
-
-
-@contextmanager
-def _known(switches: list[Switch], before: list[bool]) -> Iterator[None]:
-    """Within the context, copies and recomputations to come are told of it."""
-    context = Context(switches, before, partial(exactly, switches))
+        return
+    switches = list(switches)
+    context = Context(switches, partial(exactly, switches))
     with _shared_spans(switches).present().entered(), opened(context):
         yield
 
