@@ -42,7 +42,8 @@ def exact_gradients(model: nn.Module) -> Iterator[None]:
     nested.
 
     Args:
-        model: a model with or without a learning rule.
+        model: a model with or without a learning rule. Layers that get their first rule inside the context
+            are not in it.
 
     Raises:
         RuntimeError: from ``backward``, if only this is inside the context and a checkpoint that is not

@@ -238,6 +238,10 @@ def compiled_inside(case: Case) -> None:
         with exact_gradients(model):
             output = run(x)
         _close(_backward(model, output), plain)
+    with exact_gradients(model):
+        twin = copy.deepcopy(model)
+        output = checkpoint(_compile(twin), x, use_reentrant=False)
+    _close(_backward(twin, output), plain)
 
 
 @right(

@@ -91,7 +91,9 @@ class FeedbackLayer(Switch, nn.Module):
     def start_feedback(self, rule: "LearningRule", feedback: Mapping[str, HeldFeedback]) -> None:
         """Hold new feedback weights, by the names of their forward weights."""
         self.learning_rule = rule
-        self.exact = bool(contexts_of(id(self)))
+        self.exact = False
+        for context in contexts_of(id(self)):
+            context.take_in(self)
         # To torch.fx PyTorch's layers are one operation; in others it looks for operations, of which those
         # with feedback weights are none. Only the instance says so, since pickle goes by the class.
         vars(self)["__module__"] = "torch.nn"

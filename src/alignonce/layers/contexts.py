@@ -46,11 +46,12 @@ class Context:
         self.checkpoint = next((checkpoint for checkpoint, _, _ in _checkpoints()), None)
         """The innermost one that it was entered in."""
 
-    def take_in(self, copied: Any) -> None:
-        """Have a copy of a switch be exact until the context is left."""
-        self.switches.append(copied)
-        self.numbers.add(id(copied))
-        copied.exact = True
+    def take_in(self, switch: Any) -> None:
+        """Have a switch be exact until the context is left: a copy of one, or one that was made anew."""
+        if id(switch) not in self.numbers:
+            self.switches.append(switch)
+            self.numbers.add(id(switch))
+        switch.exact, switch.mode_number = True, number_of(switch)
 
     def __deepcopy__(self, memo: Any) -> "Context":
         return self
