@@ -8,6 +8,7 @@ from torch import nn
 
 from alignonce import Backpropagation, SoftAlignment, exact_gradients, set_learning_rule
 from alignonce.layers import FeedbackLayer
+from alignonce.layers.modes import MODE_ATTRIBUTES
 
 
 def model() -> nn.Sequential:
@@ -60,4 +61,4 @@ def test_a_plain_layer_again_keeps_nothing() -> None:
     with exact_gradients(layers):
         layers(torch.randn(3, 4))
     set_learning_rule(layers, Backpropagation())
-    assert not {"exact", "spans"} & vars(layers[0]).keys()
+    assert not set(MODE_ATTRIBUTES) & vars(layers[0]).keys()

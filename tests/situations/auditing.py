@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from alignonce import TransportReport, audit_weight_transport, set_learning_rule
-from situations.situation import LAYERS, Case, crossed, right
+from situations.situation import LAYERS, Case, compiled_anew, crossed, right
 
 TOPIC = "The audit"
 
@@ -86,11 +86,10 @@ def with_checkpoints_and_a_plain_layer(case: Case) -> None:
     "what is compiled runs, and must compute the gradients of its model",
 )
 def compiled(case: Case) -> None:
-    torch.compiler.reset()
     model, x = case.model(), case.inputs()
-    assert audited(torch.compile(model, backend="aot_eager"), x).free_of_transport
+    assert audited(compiled_anew(model), x).free_of_transport
     plain = case.plain()
-    report = audited(torch.compile(plain, backend="aot_eager"), x)
+    report = audited(compiled_anew(plain), x)
     assert report.culprits == audited(plain, x).culprits != ()
 
 
@@ -100,9 +99,8 @@ def compiled(case: Case) -> None:
     "the report says that the compiled code computes other gradients, if it does",
 )
 def compiled_before(case: Case) -> None:
-    torch.compiler.reset()
     model, x = case.plain(), case.inputs()
-    compiled = torch.compile(model, backend="aot_eager")
+    compiled = compiled_anew(model)
     compiled(x).sin().sum().backward()
     set_learning_rule(model, case.learning_rule, inputs=x)
     given = torch.autograd.grad(compiled(x).sin().sum(), list(model.parameters()))

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from alignonce import Backpropagation, DirectFeedback, RandomFeedback, set_learning_rule
+from alignonce.layers.modes import MODE_ATTRIBUTES
 from situations.by_hand import flat_gradients
-from situations.situation import Case, crossed, refused, right
+from situations.situation import Case, compiled_anew, crossed, refused, right
 
 TOPIC = "Direct feedback"
 
@@ -102,16 +103,11 @@ def single(case: Case) -> None:
     torch.testing.assert_close(gradients(model, model(x[0])), gradients(model, model(x[:1])))
 
 
-def _compile(function: Any) -> Any:
-    torch.compiler.reset()
-    return torch.compile(function, backend="aot_eager")
-
-
 @right("the model was compiled, and has run, before the rule is set", CASES, "compiled code is forgotten")
 def compiled_model(case: Case) -> None:
     with torch._dynamo.config.patch(allow_rnn=True):
         model, x = case.plain(), case.inputs()
-        compiled = _compile(model)
+        compiled = compiled_anew(model)
         plain = gradients(model, compiled(x))
         set_learning_rule(compiled, case.learning_rule, inputs=x)
         agree(case, lambda _, x: compiled(x), model)
@@ -123,7 +119,7 @@ def compiled_model(case: Case) -> None:
 def compiled_loss(case: Case) -> None:
     with torch._dynamo.config.patch(allow_rnn=True):
         model, x = case.plain(), case.inputs()
-        loss = _compile(lambda x: model(x).sin().sum())
+        loss = compiled_anew(lambda x: model(x).sin().sum())
         flat_gradients(model, loss(x))
         set_learning_rule(model, case.learning_rule, inputs=x)
         expected = gradients(model, model(x))
@@ -143,7 +139,7 @@ def compiled_layer(case: Case) -> None:
 @right("a compiled function calls the model in parts", ONE, "graphs break at cuts; `fullgraph=True` says so")
 def compiled_parts(case: Case) -> None:
     model = case.model()
-    compiled = _compile(lambda x: model[3:](model[:3](x)))
+    compiled = compiled_anew(lambda x: model[3:](model[:3](x)))
     agree(case, lambda _, x: compiled(x), model)
 
 
@@ -284,7 +280,7 @@ def _state(model: nn.Module) -> list[Any]:
     return [
         (
             type(m),
-            set(vars(m)) - {"exact", "spans"},
+            set(vars(m)) - set(MODE_ATTRIBUTES),
             [dict(vars(m)[h]) for h in hooks],
             {n: id(b) for n, b in m._buffers.items()},
         )

@@ -3,7 +3,7 @@
 import torch
 
 from situations.by_hand import flat_gradients
-from situations.situation import ALL_FORMATS, LAYERS, Case, crossed, right
+from situations.situation import ALL_FORMATS, LAYERS, Case, compiled_anew, crossed, right
 
 TOPIC = "Plain use"
 
@@ -42,8 +42,7 @@ def formats(case: Case) -> None:
 )
 def compiled(case: Case) -> None:
     model, x = case.model(), case.inputs()
-    torch.compiler.reset()
-    twin = torch.compile(model, backend="aot_eager")
+    twin = compiled_anew(model)
     value, ours = model(x), flat_gradients(model, twin(x).sin().sum())
     torch.testing.assert_close(ours, flat_gradients(model, model(x).sin().sum()))
     with torch.no_grad():

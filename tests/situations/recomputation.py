@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 from alignonce import Backpropagation, SignSymmetry, exact_gradients, set_learning_rule
 from situations.by_hand import flat_gradients
-from situations.situation import LAYERS, Case, crossed, refused, right
+from situations.situation import LAYERS, Case, compiled_anew, crossed, refused, right
 
 TOPIC = "Recomputation"
 
@@ -240,7 +240,7 @@ def compiled_inside(case: Case) -> None:
         _close(_backward(model, output), plain)
     with exact_gradients(model):
         twin = copy.deepcopy(model)
-        output = checkpoint(_compile(twin), x, use_reentrant=False)
+        output = checkpoint(compiled_anew(twin), x, use_reentrant=False)
     _close(_backward(twin, output), plain)
 
 
@@ -260,7 +260,7 @@ def compiled_in_one_mode(case: Case) -> None:
             with exact_gradients(model[2]):  # one more does no harm
                 output = run(x)
             _close(_backward(model, output), plain)
-    compiled = _compile(model)
+    compiled = compiled_anew(model)
 
     def function(x: Tensor) -> Tensor:
         with exact_gradients(model):
@@ -304,7 +304,7 @@ def compiled_backward_alone(case: Case) -> None:
 def compiled_in_one_pass(case: Case) -> None:
     model, x = case.model(), case.inputs().requires_grad_()
     plain = _plain(model, x)
-    compiled = _compile(model)
+    compiled = compiled_anew(model)
     _backward(model, compiled(x))
     for stance, later in (("default", "force_eager"), ("force_eager", "default")):
         with torch.compiler.set_stance(stance), exact_gradients(model):
@@ -316,22 +316,17 @@ def compiled_in_one_pass(case: Case) -> None:
 @right("the function that checkpoints is compiled", _COMPILED, "the forward pass decides")
 def compiled_around(case: Case) -> None:
     for recompute in _BOTH:
-        compiled = _compile(recompute)
+        compiled = compiled_anew(recompute)
         _as_forward(lambda m, x, compiled=compiled: compiled(m, x), case)
-
-
-def _compile(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    torch.compiler.reset()
-    return torch.compile(function, backend="aot_eager")
 
 
 def _with_compiled_code(model: nn.Sequential) -> Iterator[Callable[[Tensor], Tensor]]:
     """Functions that checkpoint the model, of which all or a part is compiled."""
     for outer in _BOTH:
-        compiled = _compile(model)
+        compiled = compiled_anew(model)
         yield partial(outer, compiled)
         yield partial(outer, partial(_BOTH[outer is _BOTH[0]], compiled))  # the other kind
-        part = _compile(model[2])
+        part = compiled_anew(model[2])
         yield partial(outer, lambda x, part=part: model[3:](part(model[:2](x))))
 
 

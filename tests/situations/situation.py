@@ -8,7 +8,7 @@ rule, held against B put in by hand in float64) or *refused* (an error whose wor
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from alignonce import Dense, FeedbackFormat, LearningRule, set_learning_rule
 from helpers.matrix import FORMATS, KINDS, RULES, Kind
 from situations.by_hand import by_hand, flat_gradients
 
-__all__ = ["ALL_FORMATS", "LAYERS", "Case", "Situation", "refused", "right"]
+__all__ = ["ALL_FORMATS", "LAYERS", "Case", "Situation", "compiled_anew", "crossed", "refused", "right"]
 
 LAYERS = ("Linear", "Bilinear", "Conv2d", "ConvTranspose", "MultiheadAttention", "LSTM", "GRU", "GRUCell")
 """Kinds of tests/helpers/matrix.py that differ in how they use B."""
@@ -128,3 +128,9 @@ def crossed(
 ) -> list[Case]:
     """All cases of these layers, rules and formats."""
     return [Case(layer, rule, format) for layer in layers for rule in rules for format in formats]
+
+
+def compiled_anew(function: Callable[..., Any]) -> Any:
+    """Compile a module or a function, with nothing of earlier cells in the compiler's memory."""
+    torch.compiler.reset()
+    return torch.compile(function, backend="aot_eager")

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from alignonce.layers.base import FeedbackLayer, feedback_name
 from alignonce.layers.kinds import computes_like, layer_kind
+from alignonce.layers.modes import MODE_ATTRIBUTES
 from alignonce.rules.base import LearningRule
 
 __all__ = [
@@ -88,13 +89,10 @@ def refusal(module: nn.Module, norms: str) -> str | None:
         return "its forward is replaced on the module itself (by a hook of accelerate, a fused kernel, ...)"
     if not weights_in(module):
         return "its weight is not one of its parameters"
-    for name in (*map(feedback_name, weights_in(module)), *_ATTRIBUTES):
+    for name in (*map(feedback_name, weights_in(module)), "learning_rule", *MODE_ATTRIBUTES):
         if hasattr(module, name):
             return f"it has an attribute {name!r} of its own, a name that layers with a learning rule need"
     return None
-
-
-_ATTRIBUTES = ("learning_rule", "exact", "spans", "mode_number")
 
 
 def _refusal_of_tensor(weight: Tensor) -> str | None:

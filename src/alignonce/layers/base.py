@@ -16,7 +16,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from alignonce.formats.compressed import CompressedFeedback, HeldFeedback, allow_missing
 from alignonce.layers.contexts import contexts_of
 from alignonce.layers.kinds import empty_layer
-from alignonce.layers.modes import Switch
+from alignonce.layers.modes import MODE_ATTRIBUTES, Switch
 from alignonce.rules.guard import unwatch, watch, watched
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class FeedbackLayer(Switch, nn.Module):
         for weight in self.parameters(recurse=False):
             unwatch(weight)
         del self.learning_rule
-        for name in ("exact", "spans", "mode_number"):
+        for name in MODE_ATTRIBUTES:
             vars(self).pop(name, None)
         vars(self).pop("__module__", None)
         cls = type(self)

@@ -47,7 +47,7 @@ def known_kind(plain_class: type[nn.Module]) -> "type[FeedbackLayer] | None":
 
 
 def computes_like(cls: type[nn.Module], kind: "type[FeedbackLayer]") -> bool:
-    """Whether a subclass computes its forward value as the plain class of ``kind`` does."""
+    """Return whether a subclass computes its forward value as the plain class of ``kind`` does."""
     return all(getattr(cls, m) is getattr(kind.plain_class, m) for m in kind.overridable)
 
 

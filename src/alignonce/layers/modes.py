@@ -27,7 +27,10 @@ from alignonce.layers.contexts import (
     opened,
 )
 
-__all__ = ["Switch", "exactly", "runs_exactly"]
+__all__ = ["MODE_ATTRIBUTES", "Switch", "exactly", "runs_exactly"]
+
+MODE_ATTRIBUTES = ("exact", "spans", "mode_number")
+"""The attributes in which a switch keeps its mode."""
 
 
 class Switch:
@@ -44,7 +47,7 @@ class Switch:
         """What copies take over: of the mode, the contexts that are open; of past ones nothing."""
         state = super().__getstate__()
         if isinstance(state, dict) and "exact" in state:
-            state = {k: v for k, v in state.items() if k not in ("exact", "spans", "mode_number")}
+            state = {k: v for k, v in state.items() if k not in MODE_ATTRIBUTES}
             if contexts := contexts_of(id(self)):
                 state["exact_in"] = contexts
         return state

@@ -97,7 +97,7 @@ class Subject:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Tells whether this is still the network that was measured; "" if there is none."""
+        """A digest of the file of weights: the same as long as the network is; "" if there is none."""
         folder = self.record.folder
         file = folder / "model.safetensors" if self.step is None else checkpoint_file(folder, self.step)
         return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else ""
