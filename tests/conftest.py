@@ -31,6 +31,11 @@ _SLOW_FILES = {
 _SLOW_FIXTURES = {"analysed"}
 
 
+def pytest_runtest_setup() -> None:
+    """Have what tests draw without a seed of their own be the same each time, too."""
+    torch.manual_seed(0)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what the inner loop leaves out: pytest -m "not slow"."""
     for item in items:
